@@ -1,0 +1,631 @@
+"""Wire models: everything that crosses HTTP between FastGPU's service and its clients.
+
+Conventions, the same everywhere: money is an integer in micro-units of the one configured currency (``*_micros``,
+1 000 000 = one unit), instants are ISO 8601 with a zone (UTC from the service), durations are whole seconds
+(``*_seconds``), memory is bytes. Requests refuse unknown fields; answers ignore them, so an older client reads a
+newer service.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+
+MAX_MICROS = 10**15
+MAX_SECONDS = 366 * 24 * 3600
+
+
+def _plain_text(value: str) -> str:
+    if any(ord(c) < 32 or 0xD800 <= ord(c) <= 0xDFFF or ord(c) in range(0x202A, 0x202F) for c in value):
+        raise ValueError("must not contain control characters")
+    return value.strip()
+
+
+Micros = Annotated[int, Field(strict=True, ge=0, le=MAX_MICROS)]
+Seconds = Annotated[int, Field(strict=True, ge=1, le=MAX_SECONDS)]
+GpuCount = Annotated[int, Field(strict=True, ge=1, le=1024)]
+Name = Annotated[str, Field(min_length=1, max_length=120), AfterValidator(_plain_text)]
+GpuTypeName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.\-]{0,62}$")]
+AccountId = Annotated[str, Field(pattern=r"^(class|person):.{1,200}$"), AfterValidator(_plain_text)]
+PromoCode = Annotated[str, Field(pattern=r"^[A-Za-z0-9\-]{1,64}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Request(BaseModel):
+    """Base of request bodies: immutable, unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Answer(BaseModel):
+    """Base of answers: immutable, unknown fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Explanation(Answer):
+    """Why something was allowed, refused, priced, charged, stopped, or still waits.
+
+    ``code`` is stable (``quota_spend``, ``credit``, ``capacity``, ``turn`` …), ``message`` one sentence with its
+    numbers, ``numbers`` the same for machines, ``frees_at`` when it changes by itself, ``instead`` what to do now.
+    """
+
+    code: str
+    message: str
+    numbers: dict[str, int | str] = {}
+    frees_at: AwareDatetime | None = None
+    instead: str = ""
+
+
+class ErrorAnswer(Answer):
+    """Body of every non-2xx answer."""
+
+    error: Explanation
+    request_id: str = ""
+
+
+# ---------------------------------------------------------------- prices, promotions, quotas, accounts
+
+
+class Rate(Answer):
+    """A price: any mix of per GPU-hour, per task-hour and per start, in micro-units."""
+
+    per_gpu_hour_micros: Micros = 0
+    per_task_hour_micros: Micros = 0
+    per_start_micros: Micros = 0
+
+
+class PriceSet(Request):
+    """New version of a GPU type's list price, valid from an instant on (default: now)."""
+
+    gpu_type: GpuTypeName
+    per_gpu_hour_micros: Micros = 0
+    per_task_hour_micros: Micros = 0
+    per_start_micros: Micros = 0
+    valid_from: AwareDatetime | None = None
+
+
+class Price(Answer):
+    """One version in the price book; versions are never edited, only followed by newer ones."""
+
+    id: int
+    gpu_type: str
+    rate: Rate
+    valid_from: AwareDatetime
+    created_by: str = ""
+
+
+class WeeklyWindow(Request):
+    """Recurring local hours: ``days`` 0 = Monday … 6 = Sunday, minutes after local midnight.
+
+    ``to_minute`` less than or equal to ``from_minute`` means the window runs past midnight into the next day.
+    """
+
+    days: tuple[Annotated[int, Field(strict=True, ge=0, le=6)], ...] = Field(min_length=1, max_length=7)
+    from_minute: Annotated[int, Field(strict=True, ge=0, le=1439)]
+    to_minute: Annotated[int, Field(strict=True, ge=0, le=1440)]
+
+
+class PromotionSet(Request):
+    """A time-limited or conditional price change.
+
+    Exactly one of ``percent_off`` (1–100) and ``fixed_per_gpu_hour_micros`` is given. An empty ``gpu_types`` means
+    all. ``audience`` is ``everyone``, or names of classes and people (``class:cs101``, ``person:alice``).
+    """
+
+    name: Name
+    percent_off: Annotated[int, Field(strict=True, ge=1, le=100)] | None = None
+    fixed_per_gpu_hour_micros: Micros | None = None
+    gpu_types: tuple[GpuTypeName, ...] = ()
+    audience: tuple[AccountId, ...] = ()
+    code: PromoCode | None = None
+    starts_at: AwareDatetime
+    ends_at: AwareDatetime
+    weekly: tuple[WeeklyWindow, ...] = ()
+    time_zone: str = "UTC"
+
+
+class Promotion(Answer):
+    """A promotion as its caller sees it; ``eligible`` and ``why_not`` are about the caller, ``active`` about now."""
+
+    id: int
+    name: str
+    percent_off: int | None = None
+    fixed_per_gpu_hour_micros: int | None = None
+    gpu_types: tuple[str, ...] = ()
+    needs_code: bool = False
+    starts_at: AwareDatetime
+    ends_at: AwareDatetime
+    weekly: tuple[WeeklyWindow, ...] = ()
+    time_zone: str = "UTC"
+    active: bool = False
+    changes_at: AwareDatetime | None = None
+    eligible: bool = True
+    why_not: Explanation | None = None
+
+
+class QuotaScope(str, Enum):
+    """Whom a quota limits: everyone together, a class together, each member of a class, or one person."""
+
+    site = "site"
+    klass = "class"
+    member = "member"
+    person = "person"
+
+
+class QuotaMetric(str, Enum):
+    """What a quota counts. Its unit: GPUs, GPU-seconds, or micro-units of money."""
+
+    concurrent_gpus = "concurrent_gpus"
+    gpu_seconds = "gpu_seconds"
+    spend_micros = "spend_micros"
+
+
+QuotaWindow = Literal["day", "week", "month", "always"]
+
+
+class QuotaSet(Request):
+    """A limit. ``name`` is the class (scopes class, member) or the person; empty for the site."""
+
+    scope: QuotaScope
+    name: Annotated[str, Field(max_length=200), AfterValidator(_plain_text)] = ""
+    metric: QuotaMetric
+    limit: Annotated[int, Field(strict=True, ge=0, le=MAX_MICROS)]
+    window: QuotaWindow = "always"
+    gpu_type: GpuTypeName | None = None
+    time_zone: str = "UTC"
+
+
+class QuotaUse(Answer):
+    """One limit as it stands for its subject: ``used + reserved + left == limit`` (left never below 0)."""
+
+    quota_id: int
+    label: str
+    scope: QuotaScope
+    name: str = ""
+    metric: QuotaMetric
+    window: QuotaWindow
+    gpu_type: str | None = None
+    limit: int
+    used: int
+    reserved: int
+    left: int
+    resets_at: AwareDatetime | None = None
+
+
+class GrantSet(Request):
+    """Credit given to an account."""
+
+    account: AccountId
+    amount_micros: Annotated[int, Field(strict=True, ge=1, le=MAX_MICROS)]
+    note: Annotated[str, Field(max_length=500), AfterValidator(_plain_text)] = ""
+
+
+class Account(Answer):
+    """Who pays. ``left_micros = granted - spent - held`` and never falls below zero."""
+
+    id: str
+    granted_micros: int = 0
+    spent_micros: int = 0
+    held_micros: int = 0
+    left_micros: int = 0
+
+
+# ---------------------------------------------------------------- quotes, ledger
+
+
+class QuoteRequest(Request):
+    """What would this cost? ``account`` defaults to the caller's first class, else to the caller's own account."""
+
+    gpu_type: GpuTypeName
+    gpu_count: GpuCount = 1
+    duration_seconds: Seconds = 3600
+    account: AccountId | None = None
+    promo_code: PromoCode | None = None
+    starts_at: AwareDatetime | None = None
+
+
+class ChargeLine(Answer):
+    """One priced interval: of a quote, of a hold, or settled on a receipt.
+
+    ``unit`` is ``gpu_hour`` (quantity = GPU-seconds), ``task_hour`` (quantity = seconds) or ``start`` (quantity = 1);
+    ``rate_micros`` is per that unit. ``amount_micros`` is rounded down, once per line.
+    """
+
+    unit: Literal["gpu_hour", "task_hour", "start"]
+    starts_at: AwareDatetime
+    ends_at: AwareDatetime
+    gpu_count: int
+    quantity: int
+    rate_micros: int
+    list_rate_micros: int
+    amount_micros: int
+    price_id: int
+    promotion_id: int | None = None
+    promotion_name: str = ""
+
+
+class Quote(Answer):
+    """What a request would cost if it started at ``starts_at``, itemised by interval.
+
+    ``max_micros`` is the whole duration (the amount a grant holds), ``min_micros`` what a start alone costs,
+    ``likely_micros`` equals the maximum until there is history to predict from. ``allowed`` repeats the checks a
+    submission makes; ``refusal`` says what stands in the way.
+    """
+
+    gpu_type: str
+    gpu_count: int
+    account: str
+    starts_at: AwareDatetime
+    duration_seconds: int
+    lines: tuple[ChargeLine, ...]
+    min_micros: int
+    likely_micros: int
+    max_micros: int
+    list_micros: int
+    currency: str
+    allowed: bool = True
+    refusal: Explanation | None = None
+    wait_seconds: int | None = None
+    quotas: tuple[QuotaUse, ...] = ()
+    simulated: bool = False
+
+
+class Receipt(Answer):
+    """All lines of one lease. ``total_micros`` adds up the lines, ``ledger_micros`` what the ledger booked: equal."""
+
+    lease_id: str
+    workload_id: str
+    name: str
+    owner: str
+    account: str
+    gpu_type: str
+    lines: tuple[ChargeLine, ...]
+    total_micros: int
+    ledger_micros: int
+    saved_micros: int = 0
+    currency: str
+    settled: bool
+    simulated: bool = False
+
+
+class CostRow(Answer):
+    """One group of a cost report."""
+
+    key: str
+    amount_micros: int
+    gpu_seconds: int
+
+
+class CostReport(Answer):
+    """Settled cost grouped by job, GPU type or day, plus what is still running; rows add up to ``settled_micros``."""
+
+    by: Literal["job", "gpu", "day", "person"]
+    rows: tuple[CostRow, ...]
+    settled_micros: int
+    running_micros: int
+    currency: str
+
+
+# ---------------------------------------------------------------- GPUs, leases, jobs
+
+
+class Gpu(Answer):
+    """One leasable device: a whole GPU or a MIG slice."""
+
+    uuid: str
+    index: int
+    name: str
+    gpu_type: str
+    memory_bytes: int | None = None
+    node: str = ""
+    simulated: bool = False
+
+
+class GpuUse(Answer):
+    """One sample of a device in use. ``None`` means the device does not tell (shown as a dash, never as 0)."""
+
+    gpu: Gpu
+    sampled_at: AwareDatetime
+    utilisation_percent: int | None = None
+    memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None
+    power_watts: int | None = None
+    temperature_celsius: int | None = None
+    lost: bool = False
+
+
+class Offer(Answer):
+    """A GPU type as the caller may take it now: the row on the spawn page."""
+
+    gpu_type: str
+    label: str
+    memory_bytes: int | None = None
+    suited_for: str = ""
+    simulated: bool = False
+    total: int
+    free: int
+    rate: Rate
+    list_rate: Rate
+    rate_until: AwareDatetime | None = None
+    promotion_name: str = ""
+    wait_seconds: int | None = None
+    allowed: bool = True
+    why_not: Explanation | None = None
+
+
+class LeaseState(str, Enum):
+    """Life of a lease: waiting in the queue, granted GPUs, running (billed), released; or refused / cancelled."""
+
+    queued = "queued"
+    granted = "granted"
+    running = "running"
+    released = "released"
+    refused = "refused"
+    cancelled = "cancelled"
+
+
+class LeaseRequest(Request):
+    """A server's request for GPUs, posted by the spawner on behalf of the server's owner.
+
+    ``server_name`` is empty for the default server. Without a ``time_limit_seconds`` the lease is open-ended: its
+    hold is a rolling horizon.
+    """
+
+    server_name: Annotated[str, Field(pattern=r"^([a-z][a-z0-9-]{0,29})?$")] = ""
+    gpu_type: GpuTypeName
+    gpu_count: GpuCount = 1
+    account: AccountId | None = None
+    promo_code: PromoCode | None = None
+    time_limit_seconds: Seconds | None = None
+
+
+class LeaseStarted(Request):
+    """Evidence that the workload runs with its GPUs: the process id of its root on this machine, if it has one."""
+
+    pid: Annotated[int, Field(strict=True, ge=1)] | None = None
+
+
+class Lease(Answer):
+    """GPUs held by one workload from grant to release, with what it costs so far."""
+
+    id: str
+    owner: str
+    server_name: str | None = None
+    job_id: str | None = None
+    account: str
+    gpu_type: str
+    gpu_count: int
+    state: LeaseState
+    gpus: tuple[Gpu, ...] = ()
+    environment: dict[str, str] = {}
+    queue_place: int | None = None
+    explanation: Explanation | None = None
+    requested_at: AwareDatetime
+    granted_at: AwareDatetime | None = None
+    started_at: AwareDatetime | None = None
+    ended_at: AwareDatetime | None = None
+    rate_per_hour_micros: int = 0
+    cost_micros: int = 0
+    held_micros: int = 0
+    funded_until: AwareDatetime | None = None
+    promotion_name: str = ""
+    currency: str
+    simulated: bool = False
+
+
+class InputFile(Request):
+    """A file placed in the job's directory before it starts; its bytes were put under their hash before."""
+
+    path: Annotated[str, Field(min_length=1, max_length=500)]
+    sha256: Sha256
+    size_bytes: Annotated[int, Field(strict=True, ge=0)]
+
+
+class JobSubmit(Request):
+    """A job: what to run, on which GPUs, for how long at most, who pays.
+
+    ``kind`` ``script`` runs ``argv[0]`` (a .py file) with the job's Python, ``notebook`` runs ``argv[0]`` (an .ipynb
+    file) through nbclient, ``command`` runs ``argv`` as it is. There is never a shell.
+    """
+
+    name: Name = "job"
+    kind: Literal["script", "notebook", "command"]
+    argv: tuple[Annotated[str, Field(max_length=4096)], ...] = Field(min_length=1, max_length=256)
+    gpu_type: GpuTypeName
+    gpu_count: GpuCount = 1
+    time_limit_seconds: Seconds = 3600
+    account: AccountId | None = None
+    promo_code: PromoCode | None = None
+    max_cost_micros: Micros | None = None
+    inputs: tuple[InputFile, ...] = Field(default=(), max_length=1000)
+    environment: dict[str, Annotated[str, Field(max_length=32768)]] = {}
+    fingerprint: Sha256 | None = None
+    again: bool = False
+
+
+class JobState(str, Enum):
+    """Life of a job. The last five are final."""
+
+    queued = "queued"
+    starting = "starting"
+    running = "running"
+    stopping = "stopping"
+    succeeded = "succeeded"
+    failed = "failed"
+    cancelled = "cancelled"
+    timed_out = "timed_out"
+    lost = "lost"
+
+    @property
+    def final(self) -> bool:
+        """True when the job has ended, one way or another."""
+        return self in _FINAL
+
+
+_FINAL = {JobState.succeeded, JobState.failed, JobState.cancelled, JobState.timed_out, JobState.lost}
+
+
+class JobFile(Answer):
+    """A file the job left behind, path relative to its directory."""
+
+    path: str
+    size_bytes: int
+
+
+class Job(Answer):
+    """A job as it stands. ``progress`` is 0–1 as the job reports it, ``eta_end`` the best estimate of its end."""
+
+    id: str
+    name: str
+    kind: str
+    owner: str
+    account: str
+    gpu_type: str
+    gpu_count: int
+    time_limit_seconds: int
+    state: JobState
+    submitted_at: AwareDatetime
+    started_at: AwareDatetime | None = None
+    ended_at: AwareDatetime | None = None
+    exit_code: int | None = None
+    progress: float | None = None
+    queue_place: int | None = None
+    eta_start: AwareDatetime | None = None
+    eta_end: AwareDatetime | None = None
+    cost_micros: int = 0
+    held_micros: int = 0
+    rate_per_hour_micros: int = 0
+    promotion_name: str = ""
+    currency: str
+    lease_id: str
+    explanation: Explanation | None = None
+    log_bytes: int = 0
+    simulated: bool = False
+
+
+class Status(Answer):
+    """Everything the caller's screen needs at a glance: leases, their GPUs' use, jobs, quotas, accounts."""
+
+    user: str
+    currency: str
+    now: AwareDatetime
+    leases: tuple[Lease, ...] = ()
+    gpus: tuple[GpuUse, ...] = ()
+    jobs: tuple[Job, ...] = ()
+    quotas: tuple[QuotaUse, ...] = ()
+    accounts: tuple[Account, ...] = ()
+    promotions: tuple[Promotion, ...] = ()
+
+
+class Options(Answer):
+    """What a person may choose from on the spawn page, in one answer."""
+
+    user: str
+    currency: str
+    offers: tuple[Offer, ...] = ()
+    accounts: tuple[Account, ...] = ()
+    quotas: tuple[QuotaUse, ...] = ()
+    promotions: tuple[Promotion, ...] = ()
+
+
+class WhyStep(Answer):
+    """One recorded event in a workload's life."""
+
+    at: AwareDatetime
+    kind: str
+    detail: dict[str, Any] = {}
+
+
+class Why(Answer):
+    """Why a job or lease is where it is, and how it came there."""
+
+    id: str
+    state: str
+    explanation: Explanation
+    history: tuple[WhyStep, ...] = ()
+
+
+class InventoryGpu(Answer):
+    """One device as the administrator sees it: who holds it, or why it is fenced (not given out)."""
+
+    gpu: Gpu
+    state: Literal["free", "leased", "fenced"]
+    lease_id: str | None = None
+    owner: str | None = None
+    reason: str = ""
+
+
+class AuditLine(Answer):
+    """Who changed which rule, or stopped whom."""
+
+    at: AwareDatetime
+    actor: str
+    action: str
+    subject: str
+    before: dict[str, Any] | None = None
+    after: dict[str, Any] | None = None
+
+
+class Member(Answer):
+    """A class member on the teacher's page."""
+
+    name: str
+    gpus: int = 0
+    running_jobs: int = 0
+    queued_jobs: int = 0
+    spent_micros: int = 0
+    held_micros: int = 0
+
+
+class ClassReport(Answer):
+    """A class as its teacher sees it."""
+
+    name: str
+    account: Account
+    members: tuple[Member, ...] = ()
+    quotas: tuple[QuotaUse, ...] = ()
+    promotions: tuple[Promotion, ...] = ()
+    currency: str
+
+
+class Me(Answer):
+    """Who the caller is to FastGPU."""
+
+    name: str
+    classes: tuple[str, ...] = ()
+    teaches: tuple[str, ...] = ()
+    admin: bool = False
+    currency: str
+    time_zone: str = "UTC"
+
+
+_DURATION = re.compile(r"^\s*(?:(\d+)\s*d)?\s*(?:(\d+)\s*h)?\s*(?:(\d+)\s*m(?:in)?)?\s*(?:(\d+)\s*s)?\s*$")
+
+
+def parse_duration(text: str | int) -> int:
+    """Seconds of a written duration: ``90`` (seconds), ``"2h"``, ``"1h30m"``, ``"45m"``, ``"1d"``, ``"00:30:00"``.
+
+    Raises ValueError naming the accepted forms when the text is none of them, or is zero.
+    """
+    raw = str(text).strip()
+    seconds = 0
+    if raw.isascii() and raw.isdigit():
+        seconds = int(raw)
+    elif re.fullmatch(r"\d+:[0-5]\d:[0-5]\d", raw, re.ASCII):
+        hours, minutes, rest = (int(part) for part in raw.split(":"))
+        seconds = hours * 3600 + minutes * 60 + rest
+    elif raw and raw.isascii() and (match := _DURATION.match(raw)):
+        days, hours, minutes, rest = (int(part or 0) for part in match.groups())
+        seconds = ((days * 24 + hours) * 60 + minutes) * 60 + rest
+    if not 1 <= seconds <= MAX_SECONDS:
+        raise ValueError(f"cannot read {raw!r} as a duration; write for example 45m, 2h, 1h30m, 1d or 01:30:00")
+    return seconds
+
+
+def json_of(answer: BaseModel) -> Any:
+    """Plain data of a model, as ``--json`` prints it."""
+    return answer.model_dump(mode="json")
