@@ -16,9 +16,10 @@ class Workload:
     ``id`` is the lease id too (a workload has exactly one lease). ``kind`` is ``job`` or ``server``. ``state``:
     ``queued -> granted -> running -> stopping -> ended``; ``outcome`` is set when ended (``succeeded``, ``failed``,
     ``cancelled``, ``timed_out``, ``lost`` for jobs; ``released``, ``cancelled`` for servers). ``classes`` are the
-    owner's classes when the request was made (they decide who a promotion is for). ``spec`` is the job's JobSubmit as plain
-    data. ``billed_from_ms`` is when the engine confirmed the start, ``charged_until_ms`` up to where the ledger has
-    closed intervals, ``ended_ms`` the last evidence that it ran. ``stop_reason`` explains an ordered stop.
+    owner's classes when the request was made (they decide who a promotion is for). ``spec`` is the job's
+    JobSubmit as plain data. ``billed_from_ms`` is when the engine confirmed the start, ``charged_until_ms`` up to where
+    the ledger has closed intervals, ``ended_ms`` the last evidence that it ran. ``stop_reason`` explains an ordered
+    stop.
     """
 
     id: str

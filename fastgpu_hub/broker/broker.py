@@ -1,0 +1,303 @@
+"""The broker: every use case behind the REST API. Each takes the caller first; answers are wire models or refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Sequence
+
+from fastgpu import models
+from fastgpu_hub.broker import lifecycle, reports, rules, views
+from fastgpu_hub.broker.actors import Actor, not_allowed, not_found
+from fastgpu_hub.broker.admission import Rules
+from fastgpu_hub.broker.desk import Desk, M
+from fastgpu_hub.broker.idempotency import IdempotencyClaim, Refusal
+from fastgpu_hub.broker.jobs_input import check_environment, check_input_paths
+from fastgpu_hub.broker.lifecycle import ACTIVE
+from fastgpu_hub.broker.ports.records import Workload
+from fastgpu_hub.broker.ports.store import UnitOfWork
+from fastgpu_hub.pricing.explain import Refused
+
+
+class Broker(Desk):
+    """Coordinates: prices the wish, checks every quota, holds the money, queues, grants, follows, charges, explains.
+
+    Refusals come back as ``Refused`` values; ``StoreUnavailable`` and ``HubUnavailable`` are raised.
+    """
+
+    async def start(self) -> None:
+        """Take up everything where it was."""
+        await self.runtime.start()
+
+    async def close(self) -> None:
+        """Stop watching; what runs, runs on."""
+        await self.runtime.close()
+
+    async def wait_changed(self, workload_id: str, timeout_seconds: float) -> None:
+        """Return when something about a workload changed, or the time is up."""
+        await self.runtime.wait_changed(workload_id, timeout_seconds)
+
+    # ------------------------------------------------------------ jobs
+    async def submit_job(
+        self, actor: Actor, request: models.JobSubmit, *, key: IdempotencyClaim | None = None
+    ) -> models.Job | Refused:
+        """Admit a job and queue it."""
+        if actor.kind != "user":
+            return not_allowed("Only a person can submit jobs.")
+        state = self.runtime.state
+        refused = (
+            check_environment(request.environment)
+            or check_input_paths([entry.path for entry in request.inputs])
+            or self._missing_blobs(request)
+            or reports.capacity_refusal(state, request.gpu_type, request.gpu_count)
+        )
+        if refused:
+            return refused
+        admitted: list[tuple[Workload, Rules]] = []
+
+        def admit(uow: UnitOfWork) -> models.Job:
+            customer = self._customer(actor.name, actor.classes, request.account)
+            self._refuse_duplicate(uow, actor, request)
+            now_ms = self.clock.now_ms()
+            workload = Workload(
+                id=f"j-{secrets.token_hex(6)}",
+                kind="job",
+                owner=actor.name,
+                account=customer.account,
+                classes=actor.classes,
+                name=request.name,
+                gpu_type=request.gpu_type,
+                gpu_count=request.gpu_count,
+                state="queued",
+                requested_ms=now_ms,
+                time_limit_ms=request.time_limit_seconds * 1000,
+                promo_code=request.promo_code,
+                max_cost_micros=request.max_cost_micros,
+                spec=request.model_dump(mode="json"),
+                fingerprint=request.fingerprint,
+            )
+            lifecycle.request(uow, workload, now_ms, self.settings)
+            admitted.append((workload, Rules.load(uow)))
+            return self._job_view(uow, workload)
+
+        answer = await self._write(actor, key, models.Job, admit)
+        return await self._queued(answer, admitted, self._job_view)
+
+    async def _queued(
+        self, answer: M | Refused, admitted: list[tuple[Workload, Rules]], view: Callable[[UnitOfWork, Workload], M]
+    ) -> M | Refused:
+        """After the commit: hand an admitted workload to the scheduler and answer with its place in the queue."""
+        if isinstance(answer, Refused) or not admitted:
+            return answer
+        workload = admitted[0][0]
+        self.runtime.arrived(*admitted[0])
+        return await self.store.read(lambda uow: view(uow, uow.workload(workload.id) or workload))
+
+    def _missing_blobs(self, request: models.JobSubmit) -> Refused | None:
+        missing = [entry.path for entry in request.inputs if not self.engine.has_blob(entry.sha256)]
+        if not missing:
+            return None
+        return Refused(
+            "invalid_request",
+            f"The bytes of {missing[0]!r} were not uploaded.",
+            {"missing": len(missing)},
+            instead="PUT each input to api/blobs/{sha256} before submitting the job.",
+        )
+
+    @staticmethod
+    def _refuse_duplicate(uow: UnitOfWork, actor: Actor, request: models.JobSubmit) -> None:
+        if request.fingerprint is None or request.again:
+            return
+        same = uow.workloads(owner=actor.name, kind="job", states=ACTIVE, fingerprint=request.fingerprint, limit=1)
+        if same:
+            raise Refusal(
+                Refused(
+                    "duplicate",
+                    f"The same job is already {same[0].state}: {same[0].id}.",
+                    {"job_id": same[0].id},
+                    instead="Wait for it, cancel it, or submit with --again (again=True) to run it twice.",
+                )
+            )
+
+    async def jobs(
+        self, actor: Actor, active: bool = False, limit: int = 50, owner: str | None = None, account: str | None = None
+    ) -> list[models.Job] | Refused:
+        """The caller's jobs, newest first; those of a managed account for its teacher, anybody's for administrators."""
+        if owner not in (None, actor.name) and not (actor.admin or (account and actor.manages(account))):
+            return not_found("person", owner or "")
+        if account is not None and account not in actor.accounts and not actor.manages(account):
+            return not_found("account", account)
+        whose = owner or (None if account and actor.manages(account) else actor.name)
+
+        def look(uow: UnitOfWork) -> list[models.Job]:
+            found = uow.workloads(
+                kind="job",
+                owner=whose,
+                account=account,
+                states=ACTIVE if active else None,
+                newest_first=True,
+                limit=limit,
+            )
+            live, names = self._live(uow, found), uow.promotion_names()
+            return [views.job(uow, workload, live, names) for workload in found]
+
+        return await self.store.read(look)
+
+    async def job(self, actor: Actor, job_id: str) -> models.Job | Refused:
+        """One job."""
+        return await self._read(lambda uow: self._job_view(uow, self._visible(uow, actor, job_id, "job")))
+
+    async def cancel_job(
+        self, actor: Actor, job_id: str, *, key: IdempotencyClaim | None = None
+    ) -> models.Job | Refused:
+        """Cancel: at once while it waits, else by stopping it. By its owner, its class's teacher, an administrator."""
+        stop: list[Workload] = []
+
+        def cancel(uow: UnitOfWork) -> models.Job:
+            workload = self._visible(uow, actor, job_id, "job")
+            by = "you" if workload.owner == actor.name else actor.name
+            reason = Refused("cancelled", f"Cancelled by {by}.")
+            now_ms = self.clock.now_ms()
+            if workload.state == "queued":
+                lifecycle.finish(uow, job_id, now_ms, "cancelled", self.settings, reason=reason)
+            elif workload.state in ("granted", "running"):
+                lifecycle.order_stop(uow, job_id, now_ms, reason)
+            if workload.state != "ended" and workload.owner != actor.name:
+                rules.audit_stop(uow, actor, workload, now_ms)
+            stop.append(uow.workload(job_id) or workload)
+            return self._job_view(uow, stop[0])
+
+        answer = await self._write(actor, key, models.Job, cancel)
+        if stop and not isinstance(answer, Refused):
+            self.runtime.stopped(stop[0])
+        return answer
+
+    async def job_log(
+        self, actor: Actor, job_id: str, offset: int, limit_bytes: int
+    ) -> tuple[bytes, int, str] | Refused:
+        """Bytes of the job's output from an offset, its whole size, the job's state."""
+        job = await self.job(actor, job_id)
+        if isinstance(job, Refused):
+            return job
+        chunk = await asyncio.to_thread(self.engine.read_log, job_id, offset, limit_bytes)
+        return chunk, self.engine.log_size(job_id), job.state.value
+
+    async def job_files(self, actor: Actor, job_id: str) -> list[models.JobFile] | Refused:
+        """Files in the job's directory."""
+        job = await self.job(actor, job_id)
+        if isinstance(job, Refused):
+            return job
+        found = await asyncio.to_thread(self.engine.files, job_id)
+        return [models.JobFile(path=entry.path, size_bytes=entry.size_bytes) for entry in found]
+
+    async def job_file(self, actor: Actor, job_id: str, path: str) -> bytes | Refused:
+        """Bytes of one file."""
+        job = await self.job(actor, job_id)
+        if isinstance(job, Refused):
+            return job
+        content = await asyncio.to_thread(self.engine.read_file, job_id, path)
+        return content if content is not None else not_found("file", path)
+
+    async def put_blob(self, actor: Actor, sha256: str, chunks: Sequence[bytes]) -> Refused | None:
+        """Keep bytes under their hash until a job names them."""
+        try:
+            await self.engine.put_blob(sha256, chunks)
+        except ValueError as error:
+            return Refused("invalid_request", str(error), instead="Send the bytes whose SHA-256 is in the address.")
+        return None
+
+    async def has_blob(self, actor: Actor, sha256: str) -> bool:
+        """True when the bytes are there."""
+        return self.engine.has_blob(sha256)
+
+    # ------------------------------------------------------------ leases
+    async def leases(self, actor: Actor) -> list[models.Lease]:
+        """The caller's leases that wait or live."""
+
+        def look(uow: UnitOfWork) -> list[models.Lease]:
+            return [self._lease_view(uow, w) for w in uow.workloads(owner=actor.name, states=ACTIVE)]
+
+        return await self.store.read(look)
+
+    async def lease(self, actor: Actor, lease_id: str) -> models.Lease | Refused:
+        """One lease."""
+        return await self._read(lambda uow: self._lease_view(uow, self._visible(uow, actor, lease_id)))
+
+    async def request_lease(
+        self, actor: Actor, owner: str, request: models.LeaseRequest, *, key: IdempotencyClaim | None = None
+    ) -> models.Lease | Refused:
+        """Admit a server's request on behalf of its owner; only the spawner may."""
+        if not actor.spawner:
+            return not_allowed("Only the hub's spawner requests leases for servers.")
+        person = await self._owner(actor, owner)
+        if isinstance(person, Refused):
+            return person
+        name, classes = person
+        if refused := reports.capacity_refusal(self.runtime.state, request.gpu_type, request.gpu_count):
+            return refused
+        admitted: list[tuple[Workload, Rules]] = []
+
+        def admit(uow: UnitOfWork) -> models.Lease:
+            customer, now_ms = self._customer(name, classes, request.account), self.clock.now_ms()
+            workload = Workload(
+                id=f"s-{secrets.token_hex(6)}",
+                kind="server",
+                owner=name,
+                account=customer.account,
+                classes=classes,
+                name=request.server_name or "server",
+                gpu_type=request.gpu_type,
+                gpu_count=request.gpu_count,
+                state="queued",
+                requested_ms=now_ms,
+                server_name=request.server_name,
+                time_limit_ms=request.time_limit_seconds * 1000 if request.time_limit_seconds else None,
+                promo_code=request.promo_code,
+            )
+            lifecycle.request(uow, workload, now_ms, self.settings)
+            admitted.append((workload, Rules.load(uow)))
+            return self._lease_view(uow, workload)
+
+        answer = await self._write(actor, key, models.Lease, admit)
+        return await self._queued(answer, admitted, self._lease_view)
+
+    async def lease_started(
+        self, actor: Actor, lease_id: str, request: models.LeaseStarted, *, key: IdempotencyClaim | None = None
+    ) -> models.Lease | Refused:
+        """The spawner's word that the server runs with its GPUs: billing begins."""
+        return await self._server_step(
+            actor, lease_id, key, lambda uow, now: lifecycle.started(uow, lease_id, now, request.pid, self.settings)
+        )
+
+    async def release_lease(
+        self, actor: Actor, lease_id: str, *, key: IdempotencyClaim | None = None
+    ) -> models.Lease | Refused:
+        """The spawner's word that the server and its processes are gone: billing ends, the GPUs are free."""
+
+        def end(uow: UnitOfWork, now_ms: int) -> Workload | None:
+            workload = uow.workload(lease_id)
+            queued = workload is not None and workload.state == "queued"
+            return lifecycle.finish(uow, lease_id, now_ms, "cancelled" if queued else "released", self.settings)
+
+        return await self._server_step(actor, lease_id, key, end)
+
+    async def _server_step(
+        self,
+        actor: Actor,
+        lease_id: str,
+        key: IdempotencyClaim | None,
+        step: Callable[[UnitOfWork, int], Workload | None],
+    ) -> models.Lease | Refused:
+        if not actor.spawner:
+            return not_allowed("Only the hub's spawner reports about servers.")
+        changed: list[Workload] = []
+
+        def apply(uow: UnitOfWork) -> models.Lease:
+            workload = self._visible(uow, actor, lease_id, "server")
+            changed.append(step(uow, self.clock.now_ms()) or workload)
+            return self._lease_view(uow, changed[0])
+
+        answer = await self._write(actor, key, models.Lease, apply)
+        if changed and not isinstance(answer, Refused):
+            self.runtime.gone(lease_id) if changed[0].state == "ended" else self.runtime.started(changed[0])
+        return answer

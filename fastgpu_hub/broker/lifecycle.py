@@ -1,0 +1,286 @@
+"""A workload's life, one transaction per step: request, grant, start, settle, renew, finish.
+
+A hold's lines are the charges to come. Admission prices the interval once; metering moves lines, cut at the present,
+from the hold into the ledger. So spend plus holds never grows after admission, and a lease keeps its price.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fastgpu_hub.broker.admission import MINUTE_MS, Rules, Wish, affordable_until, priced, refusal
+from fastgpu_hub.broker.idempotency import Refusal
+from fastgpu_hub.broker.ports.records import Hold, Workload, WorkloadEvent
+from fastgpu_hub.broker.ports.store import UnitOfWork
+from fastgpu_hub.pricing import metering
+from fastgpu_hub.pricing.explain import Explained, Refused
+from fastgpu_hub.pricing.ledger import charge_transfers
+from fastgpu_hub.pricing.metering import Line
+from fastgpu_hub.pricing.money import format_money
+from fastgpu_hub.pricing.promotions import Customer
+
+LIVE = ("granted", "running", "stopping")
+ACTIVE = ("queued", *LIVE)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the administrator chose. ``server_horizon_ms`` is how far ahead an open-ended server's money is held."""
+
+    currency: str = "credits"
+    time_zone: str = "UTC"
+    server_horizon_ms: int = 30 * MINUTE_MS
+    stop_grace_seconds: float = 10.0
+    reconcile_interval_ms: int = 15_000
+
+
+class Stale(Exception):
+    """The workload is no longer in the state this step starts from; whoever asked should look again."""
+
+
+def customer_of(workload: Workload) -> Customer:
+    """Who buys: the owner, with the account that pays and the classes known at the request."""
+    return Customer(workload.owner, workload.account, workload.classes)
+
+
+def wish_of(workload: Workload) -> Wish:
+    """The workload's request as admission sees it."""
+    return Wish(
+        customer_of(workload), workload.gpu_type, workload.gpu_count, workload.promo_code, workload.max_cost_micros
+    )
+
+
+def note(uow: UnitOfWork, workload_id: str, at_ms: int, kind: str, **detail: Any) -> None:
+    """Append one piece of evidence."""
+    uow.add_event(WorkloadEvent(workload_id, at_ms, kind, detail))
+
+
+def _span(uow: UnitOfWork, rules: Rules, workload: Workload, from_ms: int, settings: Settings) -> tuple[Line, ...]:
+    """Lines to hold from an instant on: the time limit, or what can be paid of the horizon. Raises Refusal."""
+    wish = wish_of(workload)
+    if workload.time_limit_ms is not None:
+        lines = priced(rules, wish, from_ms, from_ms + workload.time_limit_ms)
+        if refused := refusal(uow, rules, wish, lines, settings.currency):
+            raise Refusal(refused)
+        return lines
+    until = affordable_until(
+        uow, rules, wish, from_ms, from_ms + settings.server_horizon_ms, settings.currency, starts=True
+    )
+    if isinstance(until, Refused):
+        raise Refusal(until)
+    return priced(rules, wish, from_ms, until)
+
+
+def _until(lines: tuple[Line, ...], default_ms: int) -> int:
+    return max((line.until_ms for line in lines), default=default_ms)
+
+
+def request(uow: UnitOfWork, workload: Workload, now_ms: int, settings: Settings) -> Workload:
+    """Admit a request: price it, check every quota and the credit, hold the money, queue it.
+
+    Raises Refusal with the first thing that forbids it; then nothing is written.
+    """
+    lines = _span(uow, Rules.load(uow), workload, now_ms, settings)
+    uow.add_workload(workload)
+    uow.add_hold(_hold_of(workload, lines, now_ms))
+    note(
+        uow,
+        workload.id,
+        now_ms,
+        "requested",
+        gpu_type=workload.gpu_type,
+        gpu_count=workload.gpu_count,
+        account=workload.account,
+        held_micros=metering.total_micros(lines),
+    )
+    return workload
+
+
+def _hold_of(workload: Workload, lines: tuple[Line, ...], now_ms: int) -> Hold:
+    return Hold(
+        id=0,
+        workload_id=workload.id,
+        owner=workload.owner,
+        account=workload.account,
+        gpu_type=workload.gpu_type,
+        created_ms=now_ms,
+        until_ms=_until(lines, now_ms),
+        lines=lines,
+    )
+
+
+def _open_hold(uow: UnitOfWork, workload_id: str) -> Hold:
+    hold = uow.open_hold(workload_id)
+    if hold is None:
+        raise Stale(f"{workload_id} has no open hold")
+    return hold
+
+
+def grant(
+    uow: UnitOfWork,
+    workload_id: str,
+    uuids: tuple[str, ...],
+    node: str,
+    simulated: bool,
+    now_ms: int,
+    settings: Settings,
+) -> Workload:
+    """Give GPUs: price again from now on and exchange the hold for it.
+
+    Raises Refusal when the prices or quotas of now forbid it (the old hold stays), Stale when it no longer waits.
+    """
+    workload = uow.workload(workload_id)
+    if workload is None or workload.state != "queued":
+        raise Stale(f"{workload_id} does not wait any more")
+    _exchange(uow, workload, now_ms, settings)
+    granted = replace(
+        workload, state="granted", granted_ms=now_ms, gpu_uuids=uuids, node=node, simulated=simulated, explanation=None
+    )
+    uow.save_workload(granted)
+    note(uow, workload_id, now_ms, "granted", gpus=list(uuids))
+    return granted
+
+
+def _exchange(uow: UnitOfWork, workload: Workload, from_ms: int, settings: Settings) -> Hold:
+    """Replace the open hold by one that starts at ``from_ms``. Raises Refusal, then the caller must roll back."""
+    hold = _open_hold(uow, workload.id)
+    uow.save_hold(replace(hold, lines=()))
+    lines = _span(uow, Rules.load(uow), workload, from_ms, settings)
+    renewed = replace(hold, lines=lines, until_ms=_until(lines, from_ms))
+    uow.save_hold(renewed)
+    return renewed
+
+
+def started(uow: UnitOfWork, workload_id: str, at_ms: int, pid: int | None, settings: Settings) -> Workload | None:
+    """The engine confirmed the start: billing begins here, and the hold moves with it.
+
+    When the later interval can no longer be held (a promotion ended meanwhile), the hold of the grant is kept and the
+    tail it does not cover is not billed. A repeat changes nothing.
+    """
+    workload = uow.workload(workload_id)
+    if workload is None or workload.state != "granted":
+        return workload
+    hold = _open_hold(uow, workload_id)
+    try:
+        _exchange(uow, workload, at_ms, settings)
+    except Refusal:
+        lines = metering.skip(hold.lines, at_ms)
+        uow.save_hold(replace(hold, lines=lines))
+    running = replace(workload, state="running", billed_from_ms=at_ms, charged_until_ms=at_ms, pid=pid)
+    uow.save_workload(running)
+    note(uow, workload_id, at_ms, "started")
+    return settle(uow, running, at_ms)
+
+
+def settle(uow: UnitOfWork, workload: Workload, until_ms: int, *, final: bool = False) -> Workload:
+    """Move what lies before ``until_ms`` from the hold into the ledger: whole lines only, unless this is the end."""
+    hold = uow.open_hold(workload.id)
+    if hold is None or workload.billed_from_ms is None:
+        return workload
+    if final:
+        due, rest = metering.charge(hold.lines, until_ms)
+    else:
+        due = tuple(line for line in hold.lines if line.until_ms <= until_ms)
+        rest = tuple(line for line in hold.lines if line.until_ms > until_ms)
+    if not due:
+        return workload
+    uow.append(charge_transfers(workload.id, workload.owner, workload.account, workload.gpu_type, due, until_ms))
+    uow.save_hold(replace(hold, lines=rest))
+    settled = replace(workload, charged_until_ms=max(line.until_ms for line in due))
+    uow.save_workload(settled)
+    return settled
+
+
+def renew(uow: UnitOfWork, workload: Workload, now_ms: int, settings: Settings) -> int | Refused:
+    """Extend an open-ended server's hold by up to a horizon from now; its new end, or why it cannot be extended."""
+    hold = _open_hold(uow, workload.id)
+    wish = wish_of(workload)
+    rules = Rules.load(uow)
+    target = now_ms + settings.server_horizon_ms
+    until = affordable_until(uow, rules, wish, hold.until_ms, target, settings.currency, starts=False)
+    if isinstance(until, Refused):
+        return until
+    lines = hold.lines + priced(rules, wish, hold.until_ms, until, starts=False)
+    uow.save_hold(replace(hold, lines=lines, until_ms=until))
+    note(uow, workload.id, now_ms, "renewed", until_ms=until)
+    return until
+
+
+def order_stop(uow: UnitOfWork, workload_id: str, now_ms: int, reason: Explained) -> Workload | None:
+    """Record that a granted or running workload is to stop; billing goes on until its end is known."""
+    workload = uow.workload(workload_id)
+    if workload is None or workload.state not in ("granted", "running"):
+        return workload
+    stopping = replace(workload, state="stopping", stop_reason=reason)
+    uow.save_workload(stopping)
+    note(uow, workload_id, now_ms, "stopping", code=reason.code, message=reason.message)
+    return stopping
+
+
+def finish(
+    uow: UnitOfWork,
+    workload_id: str,
+    at_ms: int,
+    outcome: str,
+    settings: Settings,
+    *,
+    reason: Explained | None = None,
+    exit_code: int | None = None,
+) -> Workload | None:
+    """The end, on evidence: charge up to the last instant it is known to have run, give back the rest of the hold.
+
+    Idempotent. ``at_ms`` is the evidence's instant; nothing beyond the hold is ever charged. ``reason`` says why it
+    ended when that is not plain from the outcome.
+    """
+    workload = uow.workload(workload_id)
+    if workload is None or workload.state == "ended":
+        return workload
+    end_ms = max(at_ms, workload.billed_from_ms or 0)
+    workload = settle(uow, workload, end_ms, final=True)
+    hold = uow.open_hold(workload_id)
+    if hold is not None:
+        resolved = "voided" if workload.billed_from_ms is None else "settled"
+        uow.save_hold(replace(hold, lines=(), state=resolved, resolved_ms=at_ms))
+    ended = replace(
+        workload,
+        state="ended",
+        outcome=outcome,
+        ended_ms=end_ms,
+        exit_code=exit_code,
+        explanation=_ending(uow, workload, outcome, reason or workload.stop_reason, exit_code, settings),
+    )
+    uow.save_workload(ended)
+    note(uow, workload_id, at_ms, "ended", outcome=outcome, exit_code=exit_code)
+    return ended
+
+
+ENDINGS = {
+    "succeeded": "Finished successfully.",
+    "failed": "Failed.",
+    "cancelled": "Cancelled.",
+    "timed_out": "Stopped at its time limit.",
+    "lost": "Lost: its processes ended without telling how.",
+    "released": "Stopped.",
+}
+
+
+def _ending(
+    uow: UnitOfWork,
+    workload: Workload,
+    outcome: str,
+    reason: Explained | None,
+    exit_code: int | None,
+    settings: Settings,
+) -> Explained:
+    cost = sum(transfer.amount_micros for transfer in uow.transfers(workload_id=workload.id, kind="charge"))
+    parts = [ENDINGS[outcome]]
+    if outcome == "failed" and exit_code is not None:
+        parts = [f"Failed with exit code {exit_code}."]
+    if reason is not None:
+        parts.append(reason.message)
+    parts.append(f"Charged {format_money(cost, settings.currency)}.")
+    numbers: dict[str, int | str] = {"cost_micros": cost}
+    if exit_code is not None:
+        numbers["exit_code"] = exit_code
+    return Explained(outcome, " ".join(parts), numbers, instead=reason.instead if reason else "")

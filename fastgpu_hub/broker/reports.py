@@ -1,0 +1,268 @@
+"""What people look at: offers, quotes, costs, status, class reports. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from fastgpu import models
+from fastgpu_hub.broker import admission, rules, views
+from fastgpu_hub.broker.actors import Actor
+from fastgpu_hub.broker.admission import MINUTE_MS, Rules, Wish
+from fastgpu_hub.broker.idempotency import Refusal
+from fastgpu_hub.broker.lifecycle import ACTIVE, LIVE, Settings
+from fastgpu_hub.broker.ports.records import Workload
+from fastgpu_hub.broker.ports.store import UnitOfWork
+from fastgpu_hub.broker.ports.world import GpuDevice
+from fastgpu_hub.broker.views import Live
+from fastgpu_hub.pricing import metering, promotions, quotas, windows
+from fastgpu_hub.pricing.explain import Explained, Refused
+from fastgpu_hub.pricing.pricebook import Rate
+from fastgpu_hub.pricing.promotions import Customer
+from fastgpu_hub.scheduling import eta, scheduler
+
+NEXT = "next"
+
+
+def estimates(uow: UnitOfWork, state: scheduler.State, now_ms: int) -> dict[tuple[str, str], int | None]:
+    """Latest start by (GPU type, workload id) for everything that waits, and (type, NEXT) for one more GPU."""
+    live = uow.workloads(states=LIVE)
+    queued = {workload.id: workload for workload in uow.workloads(states=["queued"])}
+    starts: dict[tuple[str, str], int | None] = {}
+    for gpu_type in state.inventory.gpu_types():
+        running = [eta.Occupant(w.gpu_count, _ends_ms(w)) for w in live if w.gpu_type == gpu_type]
+        waiting = [
+            eta.Waiter(want.id, want.gpu_count, queued[want.id].time_limit_ms)
+            for want in state.queue
+            if want.gpu_type == gpu_type and want.id in queued
+        ]
+        _, free = state.inventory.count(gpu_type)
+        found = eta.start_times(now_ms, free, running, [*waiting, eta.Waiter(NEXT, 1, None)])
+        starts.update({(gpu_type, who): start for who, start in found.items()})
+    return starts
+
+
+def _ends_ms(workload: Workload) -> int | None:
+    if workload.time_limit_ms is None:
+        return None
+    return (workload.billed_from_ms or workload.granted_ms or workload.requested_ms) + workload.time_limit_ms
+
+
+def capacity_refusal(state: scheduler.State, gpu_type: str, gpu_count: int) -> Refused | None:
+    """Why a request could never be placed: an unknown GPU type, or more GPUs than any node has."""
+    largest = state.inventory.largest_node(gpu_type)
+    if gpu_type not in state.inventory.gpu_types():
+        known = ", ".join(state.inventory.gpu_types()) or "none were found"
+        return Refused(
+            "unknown_gpu_type",
+            f"There is no GPU type {gpu_type!r} here.",
+            {"gpu_type": gpu_type},
+            instead=f"GPU types here: {known}.",
+        )
+    if gpu_count > largest:
+        return Refused(
+            "capacity_never",
+            f"{gpu_count} x {gpu_type} can never be placed: a node has at most {largest} working.",
+            {"wanted": gpu_count, "largest_node": largest},
+            instead=f"Ask for up to {largest}." if largest else "Take another GPU type, or tell the administrator.",
+        )
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class TypeInfo:
+    """What is known of a GPU type from its devices."""
+
+    label: str
+    memory_bytes: int | None
+    simulated: bool
+    suited_for: str
+
+
+def type_info(devices: Iterable[GpuDevice], gpu_type: str) -> TypeInfo:
+    """Label, memory and kind of use of a GPU type."""
+    device = next((d for d in devices if d.gpu_type == gpu_type), None)
+    if device is None:
+        return TypeInfo(gpu_type, None, False, "")
+    return TypeInfo(device.name, device.memory_bytes, device.simulated, suited_for(device.memory_bytes))
+
+
+def suited_for(memory_bytes: int | None) -> str:
+    """What people usually do with that much memory."""
+    if memory_bytes is None:
+        return ""
+    gib = memory_bytes >> 30
+    if gib < 12:
+        return "exercises, inference with small models"
+    if gib < 30:
+        return "training vision models, fine-tuning small language models"
+    if gib < 60:
+        return "fine-tuning language models, large batches"
+    return "large language models, long training"
+
+
+def offer(
+    uow: UnitOfWork, book: Rules, wish: Wish, state: scheduler.State, info: TypeInfo, wait_ms: int | None, live: Live
+) -> models.Offer:
+    """A GPU type as a customer may take it now."""
+    now_ms = live.now_ms
+    usable, free = state.inventory.count(wish.gpu_type)
+    version = book.book.version_at(wish.gpu_type, now_ms)
+    list_rate = version.rate if version else Rate()
+    eligible = [
+        p
+        for p in book.promotions
+        if promotions.why_not(p, wish.customer, gpu_type=wish.gpu_type, promo_code=wish.promo_code, at_ms=now_ms)
+        is None
+    ]
+    best = promotions.best(eligible, list_rate, wish.gpu_count)
+    edges = book.book.edges(wish.gpu_type, now_ms, now_ms + 7 * 24 * 60 * MINUTE_MS)
+    if best is not None and (change := promotions.next_change(best, now_ms)) is not None:
+        edges = [*edges, change]
+    why_not = capacity_refusal(state, wish.gpu_type, 1)
+    if why_not is None:
+        try:
+            lines = admission.priced(book, wish, now_ms, now_ms + MINUTE_MS)
+            why_not = admission.refusal(uow, book, wish, lines, live.currency)
+        except Refusal as error:
+            why_not = error.refused
+    return models.Offer(
+        gpu_type=wish.gpu_type,
+        label=info.label,
+        memory_bytes=info.memory_bytes,
+        suited_for=info.suited_for,
+        simulated=info.simulated,
+        total=usable,
+        free=free,
+        rate=views.rate(promotions.discounted(best, list_rate) if best else list_rate),
+        list_rate=views.rate(list_rate),
+        rate_until=views.instant(min(edges, default=None)),
+        promotion_name=best.name if best else "",
+        wait_seconds=None if wait_ms is None else wait_ms // 1000,
+        allowed=why_not is None,
+        why_not=None if why_not is None else views.explanation(why_not),
+    )
+
+
+def quote(
+    uow: UnitOfWork, wish: Wish, from_ms: int, duration_ms: int, state: scheduler.State, simulated: bool, live: Live
+) -> models.Quote:
+    """What a request would cost, and whether it would be admitted."""
+    book = Rules.load(uow)
+    lines = admission.priced(book, wish, from_ms, from_ms + duration_ms)
+    refused = capacity_refusal(state, wish.gpu_type, wish.gpu_count) or admission.refusal(
+        uow, book, wish, lines, live.currency
+    )
+    names = uow.promotion_names()
+    start_ms = estimates(uow, state, live.now_ms).get((wish.gpu_type, NEXT))
+    total = metering.total_micros(lines)
+    return models.Quote(
+        gpu_type=wish.gpu_type,
+        gpu_count=wish.gpu_count,
+        account=wish.customer.account,
+        starts_at=views.at(from_ms),
+        duration_seconds=duration_ms // 1000,
+        lines=tuple(views.charge_line(line, names) for line in lines),
+        min_micros=metering.total_micros([line for line in lines if line.unit == "start"]),
+        likely_micros=total,
+        max_micros=total,
+        list_micros=metering.list_micros(lines),
+        currency=live.currency,
+        allowed=refused is None,
+        refusal=None if refused is None else views.explanation(refused),
+        wait_seconds=None if start_ms is None else max(0, start_ms - live.now_ms) // 1000,
+        quotas=tuple(
+            rules.quota_use(uow, quota, wish.customer, live.now_ms, dict(state.held_per_key))
+            for quota in quotas.applicable(book.quotas, wish.customer, wish.gpu_type)
+        ),
+        simulated=simulated,
+    )
+
+
+def costs(
+    uow: UnitOfWork,
+    actor: Actor,
+    since: datetime | None,
+    by: Literal["job", "gpu", "day", "person"],
+    live: Live,
+    settings: Settings,
+) -> models.CostReport:
+    """The caller's settled charges grouped, plus what runs; a teacher's or administrator's ``person`` covers theirs."""
+    since_ms = None if since is None else views.milliseconds(since)
+    wide = by == "person" and (actor.admin or actor.teaches)
+    charges = uow.transfers(kind="charge", owner=None if wide else actor.name, since_ms=since_ms)
+    if wide:
+        charges = [t for t in charges if actor.manages(t.debit)]
+    zone = windows.zone(settings.time_zone)
+    amounts: dict[str, list[int]] = {}
+    for transfer in charges:
+        line = transfer.line
+        if line is None:
+            continue
+        key = {
+            "job": transfer.workload_id or "",
+            "gpu": transfer.gpu_type or "",
+            "day": views.at(line.from_ms).astimezone(zone).date().isoformat(),
+            "person": transfer.owner or "",
+        }[by]
+        row = amounts.setdefault(key, [0, 0])
+        row[0] += transfer.amount_micros
+        row[1] += metering.gpu_ms([line])
+    running = [w for w in uow.workloads(states=LIVE) if (actor.manages(w.account) if wide else w.owner == actor.name)]
+    return models.CostReport(
+        by=by,
+        rows=tuple(
+            models.CostRow(key=key, amount_micros=amount, gpu_seconds=gpu_ms // 1000)
+            for key, (amount, gpu_ms) in sorted(amounts.items())
+        ),
+        settled_micros=sum(amount for amount, _ in amounts.values()),
+        running_micros=sum(views.bill(uow, workload, live.now_ms).running_micros for workload in running),
+        currency=live.currency,
+    )
+
+
+def class_report(
+    uow: UnitOfWork, name: str, member_names: Iterable[str], live: Live, held_per_key: dict[str, int]
+) -> models.ClassReport:
+    """A class as its teacher sees it: credit, members with use and spend, limits, promotions."""
+    account_id = f"class:{name}"
+    active = uow.workloads(account=account_id, states=ACTIVE)
+    people = sorted({*member_names, *(workload.owner for workload in active)})
+    customer = Customer("", account_id, (name,))
+
+    def member(person: str) -> models.Member:
+        own = [w for w in active if w.owner == person]
+        scope = quotas.Scope(account=account_id, owner=person)
+        return models.Member(
+            name=person,
+            gpus=sum(w.gpu_count for w in own if w.state in LIVE),
+            running_jobs=sum(1 for w in own if w.kind == "job" and w.state in LIVE),
+            queued_jobs=sum(1 for w in own if w.kind == "job" and w.state == "queued"),
+            spent_micros=uow.charged(scope).amount_micros,
+            held_micros=uow.held(scope).amount_micros,
+        )
+
+    return models.ClassReport(
+        name=name,
+        account=rules.account(uow, account_id),
+        members=tuple(member(person) for person in people),
+        quotas=tuple(
+            rules.quota_use(uow, quota, customer, live.now_ms, held_per_key)
+            for quota in uow.quotas()
+            if quota.name == name and quota.scope in ("class", "member")
+        ),
+        promotions=tuple(
+            views.promotion(p, customer, live.now_ms)
+            for p in uow.promotions()
+            if p.ends_ms > live.now_ms and (not p.audience or account_id in p.audience)
+        ),
+        currency=live.currency,
+    )
+
+
+def waiting_reasons(state: scheduler.State) -> dict[str, Explained]:
+    """Why each waiting request waits."""
+    reasons = {want.id: scheduler.why_waiting(state, want.id) for want in state.queue}
+    return {want_id: reason for want_id, reason in reasons.items() if reason is not None}

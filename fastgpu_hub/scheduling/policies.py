@@ -1,0 +1,26 @@
+"""In which order the queue is served. A policy is a sort key over waiting requests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """A request as the scheduler sees it.
+
+    ``limits`` are the concurrent-GPU limits it falls under, as ``(key, limit)``: requests that share a key may together
+    hold at most ``limit`` GPUs.
+    """
+
+    id: str
+    owner: str
+    gpu_type: str
+    gpu_count: int
+    requested_ms: int
+    limits: tuple[tuple[str, int], ...] = ()
+
+
+def fifo(want: Want) -> tuple[int, str]:
+    """First come, first served; the id decides between requests of the same millisecond."""
+    return (want.requested_ms, want.id)
