@@ -45,7 +45,7 @@ class Wish:
 
 
 def priced(rules: Rules, wish: Wish, from_ms: int, until_ms: int, *, starts: bool = True) -> tuple[Line, ...]:
-    """Lines of the interval at the prices to come. Raises Refusal (``no_price``) when the GPU type has no price."""
+    """Lines of the interval at the prices to come. Raises Refusal (``no_price``, ``invalid_request``)."""
     try:
         return metering.price_interval(
             rules.book,
@@ -69,6 +69,8 @@ def priced(rules: Rules, wish: Wish, from_ms: int, until_ms: int, *, starts: boo
                 instead=f"Priced GPU types: {known}. An administrator sets prices.",
             )
         ) from None
+    except ValueError as error:
+        raise Refusal(Refused("invalid_request", f"It cannot be priced: {error}.")) from None
 
 
 def in_metric(quota: Quota, totals: Totals) -> int:

@@ -138,7 +138,7 @@ class Broker(Desk):
                 newest_first=True,
                 limit=limit,
             )
-            live, names = self._live(uow, found), uow.promotion_names()
+            live, names = self._live(found), uow.promotion_names()
             return [views.job(uow, workload, live, names) for workload in found]
 
         return await self.store.read(look)

@@ -23,7 +23,7 @@ from fastgpu_hub.broker.views import Live
 from fastgpu_hub.pricing.explain import Refused
 from fastgpu_hub.pricing.ledger import REVENUE, balances
 from fastgpu_hub.pricing.promotions import Customer
-from fastgpu_hub.scheduling import scheduler
+from fastgpu_hub.scheduling import eta, scheduler
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -56,29 +56,36 @@ class Desk:
         except Refusal as error:
             return error.refused
 
-    def _live(self, uow: UnitOfWork | None = None, workloads: Sequence[Workload] = ()) -> Live:
-        """What stands in no table, for the views; engine readings for the given jobs only."""
+    def _live(self, workloads: Sequence[Workload] = ()) -> Live:
+        """What stands in no table, for the views of these workloads."""
         state, now_ms = self.runtime.state, self.clock.now_ms()
-        starts = reports.estimates(uow, state, now_ms) if uow is not None and state.queue else {}
-        jobs = [w.id for w in workloads if w.kind == "job"]
+        queued = [w.id for w in workloads if w.state == "queued"]
+        starts = eta.estimates(state, self.runtime.ends_ms, now_ms) if queued else {}
+        reasons = {workload_id: scheduler.why_waiting(state, workload_id) for workload_id in queued}
         running = [w.id for w in workloads if w.kind == "job" and w.state in ("running", "stopping")]
         progress = {job_id: self.engine.progress(job_id) for job_id in running}
         return Live(
             now_ms,
             self.settings.currency,
             self.runtime.devices,
-            scheduler.queue_places(state),
-            reports.waiting_reasons(state),
+            scheduler.queue_places(state) if queued else {},
+            {workload_id: reason for workload_id, reason in reasons.items() if reason is not None},
             {workload_id: start for (_, workload_id), start in starts.items()},
             {job_id: value for job_id, value in progress.items() if value is not None},
-            {job_id: self.engine.log_size(job_id) for job_id in jobs},
+            {w.id: self.engine.log_size(w.id) for w in workloads if w.kind == "job"},
         )
 
+    def _wait_ms(self, gpu_type: str) -> int | None:
+        """How long one more GPU of a type would be waited for at most; None when that is unknown."""
+        now_ms = self.clock.now_ms()
+        start_ms = eta.estimates(self.runtime.state, self.runtime.ends_ms, now_ms).get((gpu_type, eta.NEXT))
+        return None if start_ms is None else max(0, start_ms - now_ms)
+
     def _job_view(self, uow: UnitOfWork, workload: Workload) -> models.Job:
-        return views.job(uow, workload, self._live(uow, [workload]), uow.promotion_names())
+        return views.job(uow, workload, self._live([workload]), uow.promotion_names())
 
     def _lease_view(self, uow: UnitOfWork, workload: Workload) -> models.Lease:
-        return views.lease(uow, workload, self._live(), uow.promotion_names())
+        return views.lease(uow, workload, self._live([workload]), uow.promotion_names())
 
     @staticmethod
     def _visible(uow: UnitOfWork, actor: Actor, workload_id: str, kind: str | None = None) -> Workload:
@@ -126,7 +133,7 @@ class Desk:
         def look(uow: UnitOfWork) -> models.Status:
             leases = uow.workloads(owner=actor.name, states=ACTIVE)
             jobs = uow.workloads(owner=actor.name, kind="job", newest_first=True, limit=RECENT_JOBS)
-            live, names = self._live(uow, jobs), uow.promotion_names()
+            live, names = self._live([*leases, *jobs]), uow.promotion_names()
             mine = [uuid for lease in leases if lease.state != "queued" for uuid in lease.gpu_uuids]
             return models.Status(
                 user=actor.name,
@@ -169,11 +176,6 @@ class Desk:
         def look(uow: UnitOfWork) -> models.Options:
             customer, live = self._customer(name, classes, account), self._live()
             book, state = Rules.load(uow), self.runtime.state
-            starts = reports.estimates(uow, state, live.now_ms)
-
-            def wait_ms(gpu_type: str) -> int | None:
-                start_ms = starts.get((gpu_type, reports.NEXT))
-                return None if start_ms is None else max(0, start_ms - live.now_ms)
 
             return models.Options(
                 user=name,
@@ -185,7 +187,7 @@ class Desk:
                         Wish(customer, gpu_type, 1, promo_code),
                         state,
                         reports.type_info(self.runtime.devices.values(), gpu_type),
-                        wait_ms(gpu_type),
+                        self._wait_ms(gpu_type),
                         live,
                     )
                     for gpu_type in state.inventory.gpu_types()
@@ -207,7 +209,8 @@ class Desk:
             from_ms = live.now_ms if request.starts_at is None else views.milliseconds(request.starts_at)
             info = reports.type_info(self.runtime.devices.values(), request.gpu_type)
             duration_ms = request.duration_seconds * 1000
-            return reports.quote(uow, wish, from_ms, duration_ms, self.runtime.state, info.simulated, live)
+            wait_ms = self._wait_ms(request.gpu_type)
+            return reports.quote(uow, wish, from_ms, duration_ms, self.runtime.state, info.simulated, wait_ms, live)
 
         return await self._read(look)
 
@@ -225,9 +228,12 @@ class Desk:
 
     async def why(self, actor: Actor, workload_id: str) -> models.Why | Refused:
         """Why a job or lease is where it is, and how it came there."""
-        return await self._read(
-            lambda uow: views.why(self._visible(uow, actor, workload_id), uow.events(workload_id), self._live())
-        )
+
+        def look(uow: UnitOfWork) -> models.Why:
+            workload = self._visible(uow, actor, workload_id)
+            return views.why(workload, uow.events(workload_id), self._live([workload]))
+
+        return await self._read(look)
 
     async def costs(
         self, actor: Actor, since: datetime | None = None, by: Literal["job", "gpu", "day", "person"] = "job"

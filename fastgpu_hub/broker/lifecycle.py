@@ -248,7 +248,7 @@ def finish(
         outcome=outcome,
         ended_ms=end_ms,
         exit_code=exit_code,
-        explanation=_ending(uow, workload, outcome, reason or workload.stop_reason, exit_code, settings),
+        explanation=_ending(uow, workload, outcome, workload.stop_reason or reason, exit_code, settings),
     )
     uow.save_workload(ended)
     note(uow, workload_id, at_ms, "ended", outcome=outcome, exit_code=exit_code)
@@ -274,13 +274,17 @@ def _ending(
     settings: Settings,
 ) -> Explained:
     cost = sum(transfer.amount_micros for transfer in uow.transfers(workload_id=workload.id, kind="charge"))
-    parts = [ENDINGS[outcome]]
-    if outcome == "failed" and exit_code is not None:
-        parts = [f"Failed with exit code {exit_code}."]
+    how = ENDINGS[outcome]
     if reason is not None:
-        parts.append(reason.message)
-    parts.append(f"Charged {format_money(cost, settings.currency)}.")
+        how = reason.message
+    elif outcome == "failed" and exit_code is not None:
+        how = f"Failed with exit code {exit_code}."
     numbers: dict[str, int | str] = {"cost_micros": cost}
     if exit_code is not None:
         numbers["exit_code"] = exit_code
-    return Explained(outcome, " ".join(parts), numbers, instead=reason.instead if reason else "")
+    return Explained(
+        outcome,
+        f"{how} Charged {format_money(cost, settings.currency)}.",
+        numbers,
+        instead=reason.instead if reason else "",
+    )

@@ -13,41 +13,14 @@ from fastgpu_hub.broker.actors import Actor
 from fastgpu_hub.broker.admission import MINUTE_MS, Rules, Wish
 from fastgpu_hub.broker.idempotency import Refusal
 from fastgpu_hub.broker.lifecycle import ACTIVE, LIVE, Settings
-from fastgpu_hub.broker.ports.records import Workload
 from fastgpu_hub.broker.ports.store import UnitOfWork
 from fastgpu_hub.broker.ports.world import GpuDevice
 from fastgpu_hub.broker.views import Live
 from fastgpu_hub.pricing import metering, promotions, quotas, windows
-from fastgpu_hub.pricing.explain import Explained, Refused
+from fastgpu_hub.pricing.explain import Refused
 from fastgpu_hub.pricing.pricebook import Rate
 from fastgpu_hub.pricing.promotions import Customer
-from fastgpu_hub.scheduling import eta, scheduler
-
-NEXT = "next"
-
-
-def estimates(uow: UnitOfWork, state: scheduler.State, now_ms: int) -> dict[tuple[str, str], int | None]:
-    """Latest start by (GPU type, workload id) for everything that waits, and (type, NEXT) for one more GPU."""
-    live = uow.workloads(states=LIVE)
-    queued = {workload.id: workload for workload in uow.workloads(states=["queued"])}
-    starts: dict[tuple[str, str], int | None] = {}
-    for gpu_type in state.inventory.gpu_types():
-        running = [eta.Occupant(w.gpu_count, _ends_ms(w)) for w in live if w.gpu_type == gpu_type]
-        waiting = [
-            eta.Waiter(want.id, want.gpu_count, queued[want.id].time_limit_ms)
-            for want in state.queue
-            if want.gpu_type == gpu_type and want.id in queued
-        ]
-        _, free = state.inventory.count(gpu_type)
-        found = eta.start_times(now_ms, free, running, [*waiting, eta.Waiter(NEXT, 1, None)])
-        starts.update({(gpu_type, who): start for who, start in found.items()})
-    return starts
-
-
-def _ends_ms(workload: Workload) -> int | None:
-    if workload.time_limit_ms is None:
-        return None
-    return (workload.billed_from_ms or workload.granted_ms or workload.requested_ms) + workload.time_limit_ms
+from fastgpu_hub.scheduling import scheduler
 
 
 def capacity_refusal(state: scheduler.State, gpu_type: str, gpu_count: int) -> Refused | None:
@@ -147,7 +120,14 @@ def offer(
 
 
 def quote(
-    uow: UnitOfWork, wish: Wish, from_ms: int, duration_ms: int, state: scheduler.State, simulated: bool, live: Live
+    uow: UnitOfWork,
+    wish: Wish,
+    from_ms: int,
+    duration_ms: int,
+    state: scheduler.State,
+    simulated: bool,
+    wait_ms: int | None,
+    live: Live,
 ) -> models.Quote:
     """What a request would cost, and whether it would be admitted."""
     book = Rules.load(uow)
@@ -156,7 +136,6 @@ def quote(
         uow, book, wish, lines, live.currency
     )
     names = uow.promotion_names()
-    start_ms = estimates(uow, state, live.now_ms).get((wish.gpu_type, NEXT))
     total = metering.total_micros(lines)
     return models.Quote(
         gpu_type=wish.gpu_type,
@@ -172,7 +151,7 @@ def quote(
         currency=live.currency,
         allowed=refused is None,
         refusal=None if refused is None else views.explanation(refused),
-        wait_seconds=None if start_ms is None else max(0, start_ms - live.now_ms) // 1000,
+        wait_seconds=None if wait_ms is None else wait_ms // 1000,
         quotas=tuple(
             rules.quota_use(uow, quota, wish.customer, live.now_ms, dict(state.held_per_key))
             for quota in quotas.applicable(book.quotas, wish.customer, wish.gpu_type)
@@ -260,9 +239,3 @@ def class_report(
         ),
         currency=live.currency,
     )
-
-
-def waiting_reasons(state: scheduler.State) -> dict[str, Explained]:
-    """Why each waiting request waits."""
-    reasons = {want.id: scheduler.why_waiting(state, want.id) for want in state.queue}
-    return {want_id: reason for want_id, reason in reasons.items() if reason is not None}

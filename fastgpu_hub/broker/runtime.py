@@ -39,12 +39,28 @@ log = logging.getLogger("fastgpu.broker")
 
 OUTCOMES = {"timed_out": "timed_out", "stopped": "cancelled", "failed_to_start": "failed", "killed": "lost"}
 RETRY_SECONDS = 1.0
+QUEUE_NEWS_SECONDS = 0.5
 
 
 def want_of(workload: Workload, rules: Rules) -> Want:
     """The workload as the scheduler sees it."""
     limits = concurrent_limits(rules, customer_of(workload), workload.gpu_type)
-    return Want(workload.id, workload.owner, workload.gpu_type, workload.gpu_count, workload.requested_ms, limits)
+    return Want(
+        workload.id,
+        workload.owner,
+        workload.gpu_type,
+        workload.gpu_count,
+        workload.requested_ms,
+        limits,
+        workload.time_limit_ms,
+    )
+
+
+def ends_ms(workload: Workload) -> int | None:
+    """When a workload that has its GPUs ends at the latest; None when that is open."""
+    if workload.time_limit_ms is None:
+        return None
+    return (workload.billed_from_ms or workload.granted_ms or workload.requested_ms) + workload.time_limit_ms
 
 
 class Runtime:
@@ -67,6 +83,8 @@ class Runtime:
         self.missed: dict[str, int] = {}
         self._sampled_ms = -(10**9)
         self._closing = False
+        self._queue_news: asyncio.TimerHandle | None = None
+        self.ends_ms: dict[str, int | None] = {}
 
     # ------------------------------------------------------------ start, close
     async def start(self) -> None:
@@ -83,6 +101,7 @@ class Runtime:
                 device = Device(uuid, workload.gpu_type, workload.node)
                 self.state.inventory.devices[uuid] = device
                 self.state.inventory.fenced[uuid] = "not found any more"
+            self.ends_ms[workload.id] = ends_ms(workload)
             self._feed(scheduler.Resumed(want_of(workload, rules), workload.gpu_uuids))
         known = {observation.lease_id: observation for observation in await self.engine.open(self._on_engine)}
         for workload in active:
@@ -100,6 +119,8 @@ class Runtime:
     async def close(self) -> None:
         """Stop watching; workloads run on."""
         self._closing = True
+        if self._queue_news is not None:
+            self._queue_news.cancel()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -128,6 +149,12 @@ class Runtime:
         self.state, grants = scheduler.handle(self.state, event)
         for grant in grants:
             self._spawn(self._carry_out(grant))
+        if self._queue_news is None and self.state.queue:
+            self._queue_news = asyncio.get_running_loop().call_later(QUEUE_NEWS_SECONDS, self._tell_queue)
+
+    def _tell_queue(self) -> None:
+        """Wake those who watch their place in the queue; a place changes with every grant, so not each time."""
+        self._queue_news = None
         for want in self.state.queue:
             self.touch(want.id)
 
@@ -138,7 +165,7 @@ class Runtime:
     def gone(self, workload_id: str) -> None:
         """A workload has ended in the store: its devices are free, its timers off."""
         self._feed(scheduler.Gone(workload_id))
-        for table in (self._due, self.seen_active_ms, self.missed):
+        for table in (self._due, self.seen_active_ms, self.missed, self.ends_ms):
             table.pop(workload_id, None)
         self.touch(workload_id)
 
@@ -169,6 +196,7 @@ class Runtime:
             self.gone(grant.id)
         else:
             self.seen_active_ms[workload.id] = self.clock.now_ms()
+            self.ends_ms[workload.id] = ends_ms(workload)
             self.touch(workload.id)
             if workload.kind == "job":
                 await self._launch(workload)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from fastgpu_hub.scheduling.scheduler import State
+
+NEXT = "next"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,4 +49,25 @@ def start_times(now_ms: int, free: int, running: Sequence[Occupant], queue: Sequ
         free -= waiter.gpu_count
         if waiter.duration_ms is not None:
             heapq.heappush(ends, (at_ms + waiter.duration_ms, waiter.gpu_count))
+    return starts
+
+
+def estimates(state: State, ends_ms: Mapping[str, int | None], now_ms: int) -> dict[tuple[str, str], int | None]:
+    """Latest start by (GPU type, request id) for everything that waits, and by (GPU type, NEXT) for one GPU more.
+
+    ``ends_ms`` says when each holding request ends at the latest; None or absent when that is open.
+    """
+    starts: dict[tuple[str, str], int | None] = {}
+    for gpu_type in state.inventory.gpu_types():
+        running = [
+            Occupant(want.gpu_count, ends_ms.get(want.id))
+            for want in state.holding.values()
+            if want.gpu_type == gpu_type
+        ]
+        waiting = [
+            Waiter(want.id, want.gpu_count, want.duration_ms) for want in state.queue if want.gpu_type == gpu_type
+        ]
+        _, free = state.inventory.count(gpu_type)
+        found = start_times(now_ms, free, running, [*waiting, Waiter(NEXT, 1, None)])
+        starts.update({(gpu_type, who): start for who, start in found.items()})
     return starts

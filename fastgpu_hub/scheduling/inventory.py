@@ -30,10 +30,10 @@ class Inventory:
         for uuid in set(self.devices) - set(found):
             if uuid in self.holder:
                 self.fenced[uuid] = "not found any more"
+                found[uuid] = self.devices[uuid]
             else:
-                del self.devices[uuid]
                 self.fenced.pop(uuid, None)
-        self.devices.update(found)
+        self.devices = found
 
     def free(self, gpu_type: str) -> dict[str, list[Device]]:
         """Free, unfenced devices of a type by node, in index order."""

@@ -10,7 +10,7 @@ class Want:
     """A request as the scheduler sees it.
 
     ``limits`` are the concurrent-GPU limits it falls under, as ``(key, limit)``: requests that share a key may together
-    hold at most ``limit`` GPUs.
+    hold at most ``limit`` GPUs. ``duration_ms`` is the time limit, None for an open-ended server.
     """
 
     id: str
@@ -19,8 +19,9 @@ class Want:
     gpu_count: int
     requested_ms: int
     limits: tuple[tuple[str, int], ...] = ()
+    duration_ms: int | None = None
 
 
-def fifo(want: Want) -> tuple[int, str]:
-    """First come, first served; the id decides between requests of the same millisecond."""
-    return (want.requested_ms, want.id)
+def fifo(want: Want) -> int:
+    """First come, first served; requests of the same millisecond keep the order in which they arrived."""
+    return want.requested_ms

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fastgpu_hub.pricing.explain import Explained
 from fastgpu_hub.scheduling.inventory import Device, Inventory
@@ -166,7 +166,7 @@ def _forget(state: State, want_id: str) -> None:
 
 def _apply_limits(state: State, limits: dict[str, tuple[tuple[str, int], ...]]) -> None:
     def renewed(want: Want) -> Want:
-        return Want(want.id, want.owner, want.gpu_type, want.gpu_count, want.requested_ms, limits.get(want.id, ()))
+        return replace(want, limits=limits.get(want.id, ()))
 
     state.queue = [renewed(want) for want in state.queue]
     state.holding = {want_id: renewed(want) for want_id, want in state.holding.items()}
