@@ -1,0 +1,207 @@
+"""Start the demo hub, say what to try, leave nothing behind. ``HubProcess`` is what demo, tests and benchmarks use."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+MARK = "FASTGPU_DEMO_RUN"
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where the hub listens: its public address, its API, the proxy's API, FastGPU's service. All on 127.0.0.1."""
+
+    public: int = 8000
+    hub: int = 8081
+    proxy: int = 8001
+    service: int = 10180
+
+    @classmethod
+    def free(cls) -> Ports:
+        """Four ports nobody uses now."""
+        with contextlib.ExitStack() as stack:
+            sockets = [stack.enter_context(socket.socket()) for _ in range(4)]
+            for each in sockets:
+                each.bind(("127.0.0.1", 0))
+            return cls(*[each.getsockname()[1] for each in sockets])
+
+    def taken(self) -> dict[str, int]:
+        """Those that somebody uses already, by what they are for."""
+        uses = {"the hub": self.public, "the hub's API": self.hub, "the proxy": self.proxy, "FastGPU": self.service}
+        return {use: port for use, port in uses.items() if not _free(port)}
+
+    def __str__(self) -> str:
+        return f"{self.public},{self.hub},{self.proxy},{self.service}"
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+class HubProcess:
+    """A JupyterHub with everything it starts. ``stop`` ends all of it, whatever state it is in."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        ports: Ports,
+        *,
+        config: Path = ROOT / "jupyterhub_config.py",
+        log: IO[bytes] | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self.state_dir, self.ports, self.config, self.log = state_dir, ports, config, log
+        self.url = f"http://127.0.0.1:{ports.public}"
+        self.service_url = f"http://127.0.0.1:{ports.service}/services/fastgpu"
+        self.mark = secrets.token_hex(8)
+        self.process: subprocess.Popen[bytes] | None = None
+        self._environment = environment or {}
+
+    def start(self, timeout_seconds: float = 90) -> None:
+        """Start and wait until hub and service answer. Raises RuntimeError when they do not."""
+        self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "FASTGPU_DEMO_STATE": str(self.state_dir),
+            "FASTGPU_DEMO_PORTS": str(self.ports),
+            MARK: self.mark,
+            **self._environment,
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "jupyterhub", "-f", str(self.config)],
+            cwd=self.state_dir,
+            env=environment,
+            stdout=self.log,
+            stderr=self.log,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + timeout_seconds
+        own_api = f"http://127.0.0.1:{self.ports.hub}/hub/api"
+        for url in (own_api, f"{self.service_url}/health", f"{self.url}/hub/api"):
+            while not _answers(url):
+                if self.process.poll() is not None:
+                    raise RuntimeError(f"the hub ended with exit code {self.process.returncode}")
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"{url} did not answer within {timeout_seconds:.0f} s")
+                time.sleep(0.1)
+
+    def stop(self, grace_seconds: float = 20) -> list[str]:
+        """End the hub and everything it started; returns the command lines that had to be killed."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(grace_seconds)
+        left = self.processes()
+        names = [" ".join(_command(process)) for process in left]
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(left, timeout=5)
+        if self.process is not None:
+            self.process.wait(5)
+        return names
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything alive that was started under this hub: each inherits its mark."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARK) == self.mark:
+                    found.append(process)
+        return found
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return [f"process {process.pid}"]
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310  (an address of our own)
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+WELCOME = """
+FastGPU is running at {url}   (Ctrl-C ends it)
+
+  account   password   who
+  alice     fastgpu    student of class cs101
+  bob       fastgpu    student of class cs101
+  teacher   fastgpu    teacher of cs101
+  admin     fastgpu    administrator
+
+Try this first:
+  1. Sign in as alice, choose a GPU on the spawn page (price, promotion and quota are shown), press Start.
+  2. Open first-job.ipynb and run it: a cell goes off as a GPU job and comes back with its result and its receipt.
+  3. Sign in as teacher in another browser window and open {url}/services/fastgpu/classes/cs101.
+
+GPUs: {gpus}
+Log:  {log}
+"""
+
+
+def _gpus() -> str:
+    from fastgpu_hub.probes import find_probe
+
+    return find_probe(os.environ.get("FASTGPU_DEMO_PROBE", "auto"))[1]
+
+
+def main() -> int:
+    """Start the hub on its usual ports and stay until Ctrl-C."""
+    ports = Ports()
+    if taken := ports.taken():
+        uses = ", ".join(f"{port} ({use})" for use, port in taken.items())
+        print(f"Cannot start: these ports are taken: {uses}. Is another hub running? End it, then try again.")
+        return 1
+    state = ROOT / ".fastgpu"
+    state.mkdir(mode=0o700, exist_ok=True)
+    log_path = state / "hub.log"
+    ending: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _frame: ending.append(received))
+    with log_path.open("wb") as log:
+        hub = HubProcess(state, ports, log=log)
+        print("Starting the hub …", flush=True)
+        try:
+            hub.start()
+            print(WELCOME.format(url=hub.url, gpus=_gpus(), log=log_path), flush=True)
+            while not ending and hub.process is not None and hub.process.poll() is None:
+                time.sleep(0.2)
+        except RuntimeError as error:
+            print(f"The hub could not be started: {error}. Its log: {log_path}")
+            return 1
+        finally:
+            print("Ending the hub …", flush=True)
+            hub.stop()
+    return 0 if ending else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
