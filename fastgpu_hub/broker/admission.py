@@ -13,7 +13,7 @@ from fastgpu_hub.pricing.metering import Line
 from fastgpu_hub.pricing.money import format_money
 from fastgpu_hub.pricing.pricebook import PriceBook
 from fastgpu_hub.pricing.promotions import Customer, Promotion
-from fastgpu_hub.pricing.quotas import Quota, QuotaState, Totals
+from fastgpu_hub.pricing.quotas import Quota, QuotaState
 
 CONCURRENT = "concurrent_gpus"
 MINUTE_MS = 60_000
@@ -73,22 +73,12 @@ def priced(rules: Rules, wish: Wish, from_ms: int, until_ms: int, *, starts: boo
         raise Refusal(Refused("invalid_request", f"It cannot be priced: {error}.")) from None
 
 
-def in_metric(quota: Quota, totals: Totals) -> int:
-    """Totals in the quota's unit; GPU-milliseconds are rounded up to seconds."""
-    return totals.amount_micros if quota.metric == "spend_micros" else -(-totals.gpu_ms // 1000)
-
-
 def window_state(
     uow: UnitOfWork, quota: Quota, customer: Customer, window: tuple[int | None, int | None]
 ) -> QuotaState:
     """A money or GPU-time quota as it stands in one of its windows."""
     scope = quotas.scope_of(quota, customer)
-    return QuotaState(
-        quota,
-        in_metric(quota, uow.charged(scope, *window)),
-        in_metric(quota, uow.held(scope, *window)),
-        window[1],
-    )
+    return quotas.state_of(quota, uow.charged(scope, *window), uow.held(scope, *window), window[1])
 
 
 def balance(uow: UnitOfWork, account: str) -> credits.Balance:
@@ -102,10 +92,10 @@ def refusal(uow: UnitOfWork, rules: Rules, wish: Wish, lines: Sequence[Line], cu
     for quota in quotas.applicable(rules.quotas, wish.customer, wish.gpu_type):
         if quota.metric == CONCURRENT:
             if wish.gpu_count > quota.limit:
-                return quotas.check(QuotaState(quota, 0, 0, None), wish.gpu_count)
+                return quotas.check(QuotaState(quota, 0, 0, None), wish.gpu_count, currency=currency)
             continue
         for window, wanted in quotas.wanted_per_window(quota, lines).items():
-            if refused := quotas.check(window_state(uow, quota, wish.customer, window), wanted):
+            if refused := quotas.check(window_state(uow, quota, wish.customer, window), wanted, currency=currency):
                 return refused
     total = metering.total_micros(lines)
     if wish.max_cost_micros is not None and total > wish.max_cost_micros:
@@ -116,7 +106,7 @@ def refusal(uow: UnitOfWork, rules: Rules, wish: Wish, lines: Sequence[Line], cu
             {"max_cost_micros": wish.max_cost_micros, "needed_micros": total},
             instead="Raise the limit, shorten the time, or take a cheaper GPU.",
         )
-    return credits.check(wish.customer.account, balance(uow, wish.customer.account), total)
+    return credits.check(wish.customer.account, balance(uow, wish.customer.account), total, currency=currency)
 
 
 def affordable_until(

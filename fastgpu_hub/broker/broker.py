@@ -12,7 +12,7 @@ from fastgpu_hub.broker.actors import Actor, not_allowed, not_found
 from fastgpu_hub.broker.admission import Rules
 from fastgpu_hub.broker.desk import Desk, M
 from fastgpu_hub.broker.idempotency import IdempotencyClaim, Refusal
-from fastgpu_hub.broker.jobs_input import check_environment, check_input_paths
+from fastgpu_hub.broker.jobs_input import check_job_input
 from fastgpu_hub.broker.lifecycle import ACTIVE
 from fastgpu_hub.broker.ports.records import Workload
 from fastgpu_hub.broker.ports.store import UnitOfWork
@@ -46,8 +46,7 @@ class Broker(Desk):
             return not_allowed("Only a person can submit jobs.")
         state = self.runtime.state
         refused = (
-            check_environment(request.environment)
-            or check_input_paths([entry.path for entry in request.inputs])
+            check_job_input(request.kind, request.argv, request.environment, [entry.path for entry in request.inputs])
             or self._missing_blobs(request)
             or reports.capacity_refusal(state, request.gpu_type, request.gpu_count)
         )

@@ -153,7 +153,9 @@ class Desk:
         held = dict(self.runtime.state.held_per_key)
         found: dict[int, models.QuotaUse] = {}
         for account in accounts_of(name, classes):
-            for use in rules.applicable_quotas(uow, Customer(name, account, classes), now_ms, held):
+            for use in rules.applicable_quotas(
+                uow, Customer(name, account, classes), now_ms, held, self.settings.currency
+            ):
                 found.setdefault(use.quota_id, use)
         return tuple(found.values())
 
@@ -291,13 +293,17 @@ class Desk:
         self, actor: Actor, request: models.QuotaSet, *, key: IdempotencyClaim | None = None
     ) -> models.QuotaUse | Refused:
         """Set a limit."""
-        return await self._rule(actor, key, models.QuotaUse, lambda uow, now: rules.add_quota(uow, actor, request, now))
+
+        def set_limit(uow: UnitOfWork, now_ms: int) -> models.QuotaUse:
+            return rules.add_quota(uow, actor, request, now_ms, self.settings.currency)
+
+        return await self._rule(actor, key, models.QuotaUse, set_limit)
 
     async def remove_quota(self, actor: Actor, quota_id: int) -> Refused | None:
         """Lift a limit."""
         now_ms = self.clock.now_ms()
         try:
-            await self.store.write(lambda uow: rules.remove_quota(uow, actor, quota_id, now_ms))
+            await self.store.write(lambda uow: rules.remove_quota(uow, actor, quota_id, now_ms, self.settings.currency))
         except Refusal as error:
             return error.refused
         await self.runtime.rules_changed()

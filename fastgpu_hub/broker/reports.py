@@ -153,7 +153,7 @@ def quote(
         refusal=None if refused is None else views.explanation(refused),
         wait_seconds=None if wait_ms is None else wait_ms // 1000,
         quotas=tuple(
-            rules.quota_use(uow, quota, wish.customer, live.now_ms, dict(state.held_per_key))
+            rules.quota_use(uow, quota, wish.customer, live.now_ms, state.held_per_key, live.currency)
             for quota in quotas.applicable(book.quotas, wish.customer, wish.gpu_type)
         ),
         simulated=simulated,
@@ -228,7 +228,7 @@ def class_report(
         account=rules.account(uow, account_id),
         members=tuple(member(person) for person in people),
         quotas=tuple(
-            rules.quota_use(uow, quota, customer, live.now_ms, held_per_key)
+            rules.quota_use(uow, quota, customer, live.now_ms, held_per_key, live.currency)
             for quota in uow.quotas()
             if quota.name == name and quota.scope in ("class", "member")
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -66,8 +67,6 @@ def add_promotion(uow: UnitOfWork, actor: Actor, wish: models.PromotionSet, now_
             )
         )
     starts_ms, ends_ms = views.milliseconds(wish.starts_at), views.milliseconds(wish.ends_at)
-    if (wish.percent_off is None) == (wish.fixed_per_gpu_hour_micros is None):
-        raise Refusal(Refused("invalid_request", "Give exactly one of percent_off and fixed_per_gpu_hour_micros."))
     if not max(starts_ms, now_ms) < ends_ms:
         raise Refusal(
             Refused(
@@ -76,9 +75,8 @@ def add_promotion(uow: UnitOfWork, actor: Actor, wish: models.PromotionSet, now_
                 instead="Choose an end after its start and after now.",
             )
         )
-    _zone(wish.time_zone)
-    promotion = uow.add_promotion(
-        Promotion(
+    try:
+        promotion = Promotion(
             id=0,
             name=wish.name,
             starts_ms=max(starts_ms, 0),
@@ -92,7 +90,9 @@ def add_promotion(uow: UnitOfWork, actor: Actor, wish: models.PromotionSet, now_
             time_zone=wish.time_zone,
             created_by=actor.name,
         )
-    )
+    except ValueError as error:
+        raise Refusal(Refused("invalid_request", f"This promotion is not possible: {error}.")) from None
+    promotion = uow.add_promotion(promotion)
     answer = views.promotion(promotion, own_customer(actor), now_ms)
     _audit(uow, actor, now_ms, "add_promotion", str(promotion.id), None, answer)
     return answer
@@ -114,7 +114,7 @@ def may_edit(actor: Actor, promotion: Promotion) -> bool:
     return actor.admin or (bool(promotion.audience) and all(actor.manages(a) for a in promotion.audience))
 
 
-def add_quota(uow: UnitOfWork, actor: Actor, wish: models.QuotaSet, now_ms: int) -> models.QuotaUse:
+def add_quota(uow: UnitOfWork, actor: Actor, wish: models.QuotaSet, now_ms: int, currency: str) -> models.QuotaUse:
     """Set a limit; one that limits the same thing for the same subject and window is replaced.
 
     A teacher sets limits for members of a class they run; whole classes, people and the site are an administrator's.
@@ -135,9 +135,9 @@ def add_quota(uow: UnitOfWork, actor: Actor, wish: models.QuotaSet, now_ms: int)
     same = [q for q in uow.quotas() if _subject(q) == _subject(quota)]
     before = None
     for old in same:
-        before = quota_use(uow, old, own_customer(actor), now_ms)
+        before = quota_use(uow, old, own_customer(actor), now_ms, {}, currency)
         uow.remove_quota(old.id)
-    answer = quota_use(uow, uow.add_quota(quota), own_customer(actor), now_ms)
+    answer = quota_use(uow, uow.add_quota(quota), own_customer(actor), now_ms, {}, currency)
     _audit(uow, actor, now_ms, "set_quota", answer.label, before, answer)
     return answer
 
@@ -146,12 +146,12 @@ def _subject(quota: Quota) -> tuple[object, ...]:
     return quota.scope, quota.name, quota.metric, quota.window, quota.gpu_type
 
 
-def remove_quota(uow: UnitOfWork, actor: Actor, quota_id: int, now_ms: int) -> None:
+def remove_quota(uow: UnitOfWork, actor: Actor, quota_id: int, now_ms: int, currency: str) -> None:
     """Lift a limit. Same rights as setting it."""
     quota = next((q for q in uow.quotas() if q.id == quota_id), None)
     if quota is None or not (actor.admin or (quota.scope == "member" and quota.name in actor.teaches)):
         raise Refusal(not_found("quota", str(quota_id)))
-    before = quota_use(uow, quota, own_customer(actor), now_ms)
+    before = quota_use(uow, quota, own_customer(actor), now_ms, {}, currency)
     uow.remove_quota(quota_id)
     _audit(uow, actor, now_ms, "remove_quota", before.label, before, None)
 
@@ -185,21 +185,20 @@ def account(uow: UnitOfWork, account_id: str) -> models.Account:
 
 
 def quota_use(
-    uow: UnitOfWork, quota: Quota, customer: Customer, now_ms: int, held_per_key: dict[str, int] | None = None
+    uow: UnitOfWork, quota: Quota, customer: Customer, now_ms: int, held_per_key: Mapping[str, int], currency: str
 ) -> models.QuotaUse:
     """A quota as it stands now for a customer."""
     if quota.metric == admission.CONCURRENT:
-        return views.quota_use(admission.concurrent_state(quota, customer, held_per_key or {}))
+        return views.quota_use(admission.concurrent_state(quota, customer, held_per_key), currency)
     window = windows.calendar_window(quota.window, quota.time_zone, now_ms)
-    return views.quota_use(admission.window_state(uow, quota, customer, window))
+    return views.quota_use(admission.window_state(uow, quota, customer, window), currency)
 
 
 def applicable_quotas(
-    uow: UnitOfWork, customer: Customer, now_ms: int, held_per_key: dict[str, int]
+    uow: UnitOfWork, customer: Customer, now_ms: int, held_per_key: Mapping[str, int], currency: str
 ) -> tuple[models.QuotaUse, ...]:
     """Every limit a customer falls under, of all GPU types, as it stands now."""
-    types: list[str | None] = [None, *sorted({q.gpu_type for q in uow.quotas() if q.gpu_type})]
-    found: dict[int, Quota] = {}
-    for gpu_type in types:
-        found.update({q.id: q for q in quotas.applicable(tuple(uow.quotas()), customer, gpu_type or "")})
-    return tuple(quota_use(uow, quota, customer, now_ms, held_per_key) for _, quota in sorted(found.items()))
+    return tuple(
+        quota_use(uow, quota, customer, now_ms, held_per_key, currency)
+        for quota in quotas.applicable(uow.quotas(), customer, None)
+    )

@@ -311,12 +311,12 @@ def price(version: PriceVersion) -> models.Price:
     )
 
 
-def quota_use(state: QuotaState) -> models.QuotaUse:
+def quota_use(state: QuotaState, currency: str) -> models.QuotaUse:
     """A limit as it stands; what is over the limit (after a cut) shows as used, with nothing left."""
     quota = state.quota
     return models.QuotaUse(
         quota_id=quota.id,
-        label=quotas.label(quota),
+        label=quotas.label(quota, currency),
         scope=models.QuotaScope(quota.scope),
         name=quota.name,
         metric=models.QuotaMetric(quota.metric),

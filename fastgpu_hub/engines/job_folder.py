@@ -1,0 +1,162 @@
+"""The folder of one job: what the engine and the shepherd write about it, its log, its files."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from fastgpu_hub.broker.ports.world import FileEntry
+from fastgpu_hub.engines import orphans, safe_files
+from fastgpu_hub.engines.shepherd import boot_id, read_json, wall_ms, write_json
+
+
+def _take(lock: int) -> bool:
+    # Somebody who only looks whether it is taken has it for a moment, too.
+    for _ in range(20):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(0.005)
+        else:
+            return True
+    return False
+
+
+class JobFolder:
+    """``jobs/LEASE_ID``: ``launch.json shepherd.json started.json stop.json exit.json lock output.log work/ run/``.
+
+    All but ``work/`` (the job's files) and ``run/`` (where it reports progress) belong to the service. As long as
+    ``lock`` is held, somebody (this engine preparing it, or its shepherd) answers for the job.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.work = path / "work"
+        self.progress_file = path / "run" / "progress"
+
+    def record(self, name: str) -> dict[str, Any] | None:
+        """``launch``, ``shepherd``, ``started``, ``stop`` or ``exit``; None when not (yet) written."""
+        return read_json(str(self.path), f"{name}.json")
+
+    def write(self, name: str, record: dict[str, Any], *, durable: bool = False) -> None:
+        """Write a record in one step."""
+        write_json(str(self.path), f"{name}.json", record, durable=durable)
+
+    def known(self) -> bool:
+        """Whether the job ever got so far that something of it may have run, or its failure was recorded."""
+        return (self.path / "shepherd.json").exists() or (self.path / "exit.json").exists()
+
+    def create(self) -> int | None:
+        """Make a fresh folder and take its lock; None when the job is known already or somebody has the lock."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        if not _take(lock) or self.known():
+            os.close(lock)
+            return None
+        for entry in self.path.iterdir():  # left by an attempt that never came to run anything
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != "lock":
+                entry.unlink()
+        for folder in (self.work, self.progress_file.parent):
+            folder.mkdir(mode=0o700)
+        return lock
+
+    def locked(self) -> bool:
+        """Whether somebody still answers for the job."""
+        try:
+            fd = os.open(self.path / "lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
+    def last_sign_of_life_ms(self) -> int:
+        """The shepherd's last heartbeat (at most 10 s before its end)."""
+        return (self.path / "lock").stat().st_mtime_ns // 1_000_000
+
+    def settle(self) -> dict[str, Any] | None:
+        """How the job ended, once nobody answers for it any more: kills what an ended shepherd left behind.
+
+        None when that cannot be told (yet). Blocks up to some seconds.
+        """
+        if (record := self.record("exit")) is not None:
+            return record
+        shepherd = self.record("shepherd")
+        if shepherd is None:
+            return self.close("failed_to_start", "Its supervising process could not be started.")
+        started = self.record("started") or {}
+        started_ms = started.get("at_ms")
+        if shepherd["boot_id"] != boot_id():
+            message = "The machine was restarted while the job ran."
+            return self.close("killed", message, started_ms, self.last_sign_of_life_ms())
+        found = orphans.end_all(
+            orphans.Marks(
+                lease_id=self.path.name,
+                since_ticks=shepherd["start_ticks"],
+                session=started.get("pid"),
+                session_ticks=started.get("start_ticks"),
+                log_pipe=shepherd.get("log_pipe"),
+            )
+        )
+        if found is None:
+            return None
+        ended_ms = wall_ms() if found else max(self.last_sign_of_life_ms(), started_ms or 0)
+        return self.close("killed", "The job's supervising process was killed.", started_ms, ended_ms)
+
+    def close(
+        self, ending: str, message: str, started_ms: int | None = None, ended_ms: int | None = None
+    ) -> dict[str, Any]:
+        """Record an end that no shepherd has recorded."""
+        record = {
+            "ending": ending,
+            "exit_code": None,
+            "started_ms": started_ms,
+            "ended_ms": wall_ms() if ended_ms is None else ended_ms,
+            "message": message,
+        }
+        self.write("exit", record, durable=True)
+        return record
+
+    def log_size(self) -> int:
+        """Bytes of output so far."""
+        try:
+            return (self.path / "output.log").stat().st_size
+        except OSError:
+            return 0
+
+    def read_log(self, offset: int, limit_bytes: int) -> bytes:
+        """Output from ``offset`` on, at most ``limit_bytes``."""
+        try:
+            with open(self.path / "output.log", "rb") as file:
+                file.seek(max(0, offset))
+                return file.read(max(0, limit_bytes))
+        except OSError:
+            return b""
+
+    def progress(self) -> float | None:
+        """What the job reports of itself, 0–1; None when it reports nothing, or nonsense."""
+        raw = safe_files.read_file(str(self.progress_file.parent), self.progress_file.name, 100)
+        try:
+            value = float(raw.decode("ascii")) if raw else math.nan
+        except ValueError:
+            return None
+        return min(1.0, max(0.0, value)) if math.isfinite(value) else None
+
+    def files(self) -> list[FileEntry]:
+        """Files in ``work/``."""
+        return safe_files.list_files(str(self.work))
+
+    def read_file(self, path: str) -> bytes | None:
+        """A file in ``work/``."""
+        return safe_files.read_file(str(self.work), path)

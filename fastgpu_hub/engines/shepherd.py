@@ -1,0 +1,399 @@
+"""Supervisor of one job: ``python -I -S shepherd.py JOB_FOLDER``. Standard library only, imports none of ours.
+
+In a session of its own it outlasts the service, and the job's processes cannot get away from it (child subreaper). It
+reads ``launch.json`` and writes, each in one rename:
+
+- ``shepherd.json`` before anything of the job runs: who supervises it, in which boot of the machine,
+- ``started.json`` once the command has been executed,
+- ``exit.json`` when no process of the job is left: exit code, ending, when.
+
+Open files it is given: 3 is the job's lock, held by the mere open file until this process is gone, whatever ends it;
+4 is a pipe on which one byte says that ``started.json`` or ``exit.json`` is there. SIGTERM asks for a stop;
+``stop.json`` may hold the grace for it. The modification time of the lock file is a heartbeat.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import sys
+import time
+
+TYPE_CHECKING = False  # importing typing would take as long as everything else here together
+if TYPE_CHECKING:
+    from typing import Any
+
+LOCK_FD = 3
+TELL_FD = 4
+HEARTBEAT_SECONDS = 10.0
+LEFTOVER_PAUSE_SECONDS = 0.2  # what ends by itself right after the command (a `tee`) is let finish
+LEFTOVER_GRACE_SECONDS = 1.0
+KILL_ROUND_SECONDS = 0.02
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def wall_ms() -> int:
+    """Now, in milliseconds since 1970, UTC."""
+    return time.time_ns() // 1_000_000
+
+
+def _elapsed() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)  # counts on while the machine sleeps, as the bill does
+
+
+def boot_id() -> str:
+    """Names this boot of the machine; another value means that every process from before is gone."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
+
+
+def _stat_fields(pid: int | str) -> list[bytes] | None:
+    """Fields of ``/proc/PID/stat`` after the command's name: state, parent, group, session …; None when gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+
+
+def start_ticks(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot: with the pid it names one process for good."""
+    fields = _stat_fields(pid)
+    return int(fields[19]) if fields else None
+
+
+class Process:
+    """One line of the machine's process table."""
+
+    def __init__(self, fields: list[bytes]) -> None:
+        self.dead = fields[0] == b"Z"
+        self.parent, self.group, self.session = (int(field) for field in fields[1:4])
+        self.start_ticks = int(fields[19])
+
+
+def process_table() -> dict[int, Process]:
+    """Every process by its pid."""
+    stats = {int(entry): _stat_fields(entry) for entry in os.listdir("/proc") if entry.isdigit()}
+    return {pid: Process(fields) for pid, fields in stats.items() if fields}
+
+
+def descendants(root: int) -> dict[int, Process]:
+    """Children of ``root``, their children and so on, without ``root``; the dead who wait to be collected too."""
+    table = process_table()
+    children: dict[int, list[int]] = {}
+    for pid, process in table.items():
+        children.setdefault(process.parent, []).append(pid)
+    found: dict[int, Process] = {}
+    pending = [root]
+    while pending:
+        for pid in children.get(pending.pop(), ()):
+            if pid not in found:
+                found[pid] = table[pid]
+                pending.append(pid)
+    return found
+
+
+def send(pid: int, number: int) -> None:
+    """Send a signal, if the process is there and we may. Whether it obeyed is seen by looking again."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+def kill(processes: dict[int, Process]) -> None:
+    """Kill these processes and their groups.
+
+    A group dies as one: a process that keeps forking and leaving has moved on before its number is known, but it
+    leaves its dead behind, and they name its group. Processes of a job share no group with others.
+    """
+    for group in {process.group for process in processes.values()} - {0, 1, os.getpgrp()}:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGKILL)
+    for pid, process in processes.items():
+        if not process.dead:
+            send(pid, signal.SIGKILL)
+
+
+def end_all() -> None:
+    """Kill and collect every descendant of this process, until none is left."""
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            kill(descendants(os.getpid()))
+            time.sleep(KILL_ROUND_SECONDS)
+
+
+def write_json(folder: str, name: str, record: dict[str, Any], *, durable: bool = False) -> None:
+    """Write a record so that a reader sees all of it or nothing; ``durable`` also survives a power cut."""
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}")
+    with open(temporary, "wb", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o600)) as file:
+        file.write(json.dumps(record).encode())
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
+    os.rename(temporary, os.path.join(folder, name))
+    if durable:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.fsync(fd)
+        os.close(fd)
+
+
+def read_json(folder: str, name: str) -> dict[str, Any] | None:
+    """A record written by :func:`write_json`; None when there is none."""
+    try:
+        with open(os.path.join(folder, name), "rb") as file:
+            record = json.load(file)
+            return record if isinstance(record, dict) else None
+    except (OSError, ValueError):
+        return None
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl failed")
+
+
+class Log:
+    """The job's output: copied from its pipe into ``output.log``, up to a limit that the log itself mentions."""
+
+    def __init__(self, path: str, limit_bytes: int) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self._limit = limit_bytes
+        self._left = limit_bytes
+        self.reader, self.writer = os.pipe()
+        os.set_blocking(self.reader, False)
+
+    def copy(self, most_bytes: int = 1 << 20) -> bool:
+        """Copy what is there; False at the end of the pipe (every writer has closed it)."""
+        while most_bytes > 0:
+            try:
+                chunk = os.read(self.reader, 65536)
+            except BlockingIOError:
+                return True
+            if not chunk:
+                return False
+            most_bytes -= len(chunk)
+            if self._left > 0:
+                self._write(chunk[: self._left])
+                self._left -= len(chunk)
+                if self._left <= 0:
+                    self.say(f"the log is cut here: it reached its limit of {self._limit} bytes")
+        return True
+
+    def say(self, sentence: str) -> None:
+        """Add a line of our own."""
+        self._write(f"\n[fastgpu] {sentence}\n".encode())
+
+    def _write(self, data: bytes) -> None:
+        with contextlib.suppress(OSError):  # a full disk costs log lines, never the supervision of the job
+            while data:
+                data = data[os.write(self._fd, data) :]
+
+
+def _execute(launch: dict[str, Any], log: Log, shepherd: int) -> None:
+    """In the child: become the job. Only returns by raising; what went wrong is the exception's text."""
+    os.setsid()
+    for fd, source in enumerate((os.open("/dev/null", os.O_RDONLY), log.writer, log.writer)):
+        os.dup2(source, fd)
+    signal.set_wakeup_fd(-1)
+    for number in (*STOP_SIGNALS, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    os.umask(0o022)
+    if launch.get("uid") is not None:
+        os.setgroups(launch["groups"])
+        os.setgid(launch["gid"])
+        os.setuid(launch["uid"])
+    # Without its supervisor the job would run unlimited; set after setuid, which clears it.
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != shepherd:
+        os._exit(1)
+    os.chdir(launch["work"])
+    os.execvpe(launch["argv"][0], launch["argv"], launch["environment"])  # noqa: S606  the point of it: no shell
+
+
+def _why(error: BaseException, launch: dict[str, Any]) -> str:
+    if isinstance(error, OSError):
+        return f"{error.strerror}: {launch['work'] if error.filename == launch['work'] else launch['argv'][0]}"
+    return str(error) or type(error).__name__
+
+
+class Shepherd:
+    """One job from its start to the end of its last process."""
+
+    def __init__(self, folder: str, launch: dict[str, Any]) -> None:
+        self.folder = folder
+        self.launch = launch
+        self.log = Log(os.path.join(folder, "output.log"), launch["max_log_bytes"])
+        self.root = 0
+        self.root_status: int | None = None
+        self.ending = "exit"
+        self.stop_asked = False
+        self.kill_at: float | None = None
+        self.leftovers_since: float | None = None
+        self.leftovers_asked = False
+        self.limit_at = float("inf")
+
+    def run(self) -> dict[str, Any]:
+        """Start the command, wait until nothing of it is left; the record for ``exit.json``."""
+        self._wake, wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._on_stop)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # the engine starts us with these blocked
+        if read_json(self.folder, "stop.json"):
+            return {"ending": "stopped", "exit_code": None}
+        if failure := self._start():
+            end_all()
+            return {"ending": "failed_to_start", "exit_code": None, "message": failure}
+        started_ms = wall_ms()
+        self.limit_at = _elapsed() + self.launch["time_limit_ms"] / 1000
+        started = {"pid": self.root, "start_ticks": start_ticks(self.root), "at_ms": started_ms}
+        write_json(self.folder, "started.json", started)
+        _tell()
+        self.stop_asked = self.stop_asked or read_json(self.folder, "stop.json") is not None
+        self._watch()
+        self.log.copy(1 << 26)
+        return {"ending": self.ending, "exit_code": self._exit_code(), "started_ms": started_ms}
+
+    def _start(self) -> str:
+        """Fork and execute; the empty string, or what went wrong."""
+        errors_reader, errors_writer = os.pipe()
+        me = os.getpid()
+        self.root = os.fork()
+        if self.root == 0:
+            try:
+                _execute(self.launch, self.log, me)
+            except BaseException as error:
+                os.write(errors_writer, _why(error, self.launch).encode(errors="replace")[:1000])
+            os._exit(127)
+        os.close(errors_writer)
+        os.close(self.log.writer)
+        with os.fdopen(errors_reader, "rb") as errors:
+            return errors.read().decode(errors="replace")
+
+    def _on_stop(self, *_: object) -> None:
+        self.stop_asked = True
+
+    def _watch(self) -> None:
+        poll = select.poll()
+        poll.register(self._wake, select.POLLIN)
+        poll.register(self.log.reader, select.POLLIN)
+        heartbeat_at = _elapsed()
+        while self._reap():
+            now = _elapsed()
+            if now >= heartbeat_at:
+                os.utime(LOCK_FD)
+                heartbeat_at = now + HEARTBEAT_SECONDS
+            wait = min(self._decide(now), heartbeat_at - now)
+            for fd, _event in poll.poll(max(0.0, wait) * 1000):
+                if fd == self._wake:
+                    os.read(self._wake, 4096)
+                elif not self.log.copy():
+                    poll.unregister(self.log.reader)
+
+    def _decide(self, now: float) -> float:
+        """Do what is due; seconds until something is due next."""
+        if self.stop_asked:
+            self.stop_asked = False
+            asked = read_json(self.folder, "stop.json") or {}
+            self._end("stopped", now, asked.get("grace_ms", self.launch["grace_ms"]))
+        if now >= self.limit_at and self.kill_at is None:
+            self.log.say(f"stopped at its time limit of {self.launch['time_limit_ms'] / 1000:g} seconds")
+            self._end("timed_out", now, self.launch["grace_ms"])
+        if self.root_status is not None and self.leftovers_since is None:
+            self.leftovers_since = now
+        if self.leftovers_since is not None:
+            if not self.leftovers_asked and now >= self.leftovers_since + LEFTOVER_PAUSE_SECONDS:
+                self.leftovers_asked = True
+                for pid in descendants(os.getpid()):
+                    send(pid, signal.SIGTERM)
+            end = self.leftovers_since + LEFTOVER_PAUSE_SECONDS + LEFTOVER_GRACE_SECONDS
+            self.kill_at = end if self.kill_at is None else min(self.kill_at, end)
+        if self.kill_at is not None and now >= self.kill_at:
+            kill(descendants(os.getpid()))
+            return KILL_ROUND_SECONDS
+        due = [self.limit_at if self.kill_at is None else self.kill_at]
+        if self.leftovers_since is not None and not self.leftovers_asked:
+            due.append(self.leftovers_since + LEFTOVER_PAUSE_SECONDS)
+        return min(due) - now
+
+    def _end(self, ending: str, now: float, grace_ms: int) -> None:
+        """Ask the command's process group to end; a later, shorter grace shortens the first one."""
+        kill_at = now + grace_ms / 1000
+        if self.kill_at is None:
+            self.ending = ending
+            self.kill_at = kill_at
+            if self.root_status is None:
+                send(-self.root, signal.SIGTERM)  # its process group
+                send(-self.root, signal.SIGCONT)
+        self.kill_at = min(self.kill_at, kill_at)
+
+    def _reap(self) -> bool:
+        """Collect the dead; False when no child is left, and so no process of the job at all."""
+        for _ in range(1000):  # a job can make them faster than they are collected
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                break
+            if pid == self.root:
+                self.root_status = status
+        return True
+
+    def _exit_code(self) -> int | None:
+        """The command's exit code; 128 + the signal's number when one ended it, as shells count."""
+        code = None if self.root_status is None else os.waitstatus_to_exitcode(self.root_status)
+        return 128 - code if code is not None and code < 0 else code
+
+
+def _tell() -> None:
+    with contextlib.suppress(OSError):  # the service that asked may be gone; its successor reads the files
+        os.write(TELL_FD, b"!")
+
+
+def main(folder: str) -> None:
+    """Supervise the job in ``folder`` to its end."""
+    for fd in (LOCK_FD, TELL_FD):
+        os.set_inheritable(fd, False)
+    os.closerange(TELL_FD + 1, 65536)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    try:
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        me = os.getpid()
+        launch = read_json(folder, "launch.json")
+        if launch is None:
+            raise OSError("launch.json cannot be read")
+        job = Shepherd(folder, launch)
+        record = {"pid": me, "start_ticks": start_ticks(me), "boot_id": boot_id(), "at_ms": wall_ms()}
+        write_json(folder, "shepherd.json", record | {"log_pipe": os.fstat(job.log.reader).st_ino})
+        result = job.run()
+    except Exception as error:
+        started = read_json(folder, "started.json") or {}
+        end_all()
+        ending = "killed" if started else "failed_to_start"
+        result = {"ending": ending, "exit_code": None, "started_ms": started.get("at_ms"), "message": str(error)}
+    result["ended_ms"] = wall_ms()
+    while True:  # a full disk: the lock stays held, so nobody takes the job for lost
+        try:
+            write_json(folder, "exit.json", result, durable=True)
+            break
+        except OSError:
+            time.sleep(1)
+    _tell()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
