@@ -37,24 +37,26 @@ c.JupyterHub.load_groups = {"cs101": {"users": ["alice", "bob"]}}
 
 # ---------------------------------------------------------------- servers: local processes under one system user
 c.Spawner.cmd = [sys.executable, "-m", "jupyterhub.singleuser"]
-c.Spawner.args = ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-if os.geteuid() == 0:
-    c.Spawner.args.append("--allow-root")
+c.Spawner.args = ["--allow-root"] if os.geteuid() == 0 else []
 c.Spawner.default_url = "/lab"
 c.Spawner.start_timeout = 120
 c.SimpleLocalProcessSpawner.home_dir_template = str(state / "home" / "{username}")
 
 
-def give_tutorial(spawner):
-    """Put the tutorial where a newcomer finds it; never over their own copy."""
+def welcome(spawner):
+    """Put the tutorial where a newcomer finds it, never over their own copy; no question about news over it."""
     home = Path(c.SimpleLocalProcessSpawner.home_dir_template.format(username=spawner.user.name))
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     for notebook in (here / "docs" / "tutorials").glob("*.ipynb"):
         if not (home / notebook.name).exists():
             shutil.copy(notebook, home / notebook.name)
+    settings = home / ".jupyter/lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+    if not settings.exists():
+        settings.parent.mkdir(parents=True)
+        settings.write_text('{"fetchNews": "false"}')
 
 
-c.Spawner.pre_spawn_hook = give_tutorial
+c.Spawner.pre_spawn_hook = welcome
 
 # ---------------------------------------------------------------- FastGPU: what it costs, who gets how much
 start = datetime.now(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -75,7 +77,11 @@ c.FastGPUService.promotions = [
     }
 ]
 c.FastGPUService.probe = os.environ.get("FASTGPU_DEMO_PROBE", "auto")
+c.FastGPUService.simulated_gpus = {"count": int(os.environ.get("FASTGPU_DEMO_GPUS", "4")), "gpu_type": "h100-80gb"}
 c.LocalEngine.job_users = "shared"
 c.LocalEngine.stop_jobs_on_exit = True
+# Whoever started this hub finds everything it started, and ends it, by this mark.
+c.LocalEngine.pass_environment = ["LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "FASTGPU_DEMO_RUN"]
+c.Spawner.env_keep.append("FASTGPU_DEMO_RUN")
 
 setup_fastgpu(c, port=int(service_port), state_dir=state / "service", teachers={"cs101": ["teacher"]})

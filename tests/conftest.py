@@ -97,11 +97,11 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def real_hub(tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Starts real hubs on free ports: ``hub = real_hub(config_text)`` gives a ``benchmarks.hub_process.RunningHub``.
+    """Starts real hubs on free ports: ``hub = real_hub(config_text)`` gives a ``tools.running_hub.RunningHub``.
 
     All of them are stopped at the end, with everything they started.
     """
-    from benchmarks.hub_process import RunningHub, proxy_program
+    from tools.running_hub import RunningHub, proxy_program
 
     if proxy_program() is None:
         pytest.skip("configurable-http-proxy is not installed (npm install configurable-http-proxy)")

@@ -24,7 +24,7 @@ def say(text: str) -> None:
 def show(result: CellResult) -> None:
     """A cell's first line and what came of it."""
     print(f"\n    In:  {result.source.strip().splitlines()[0]}")
-    for text in [result.stdout, *(str(data.get("text/plain", "")) for data in result.results)]:
+    for text in [result.printed, *(str(data.get("text/plain", "")) for data in result.results)]:
         for line in text.strip().splitlines():
             print(f"         {line}")
     if result.error:

@@ -78,11 +78,16 @@ class HubProcess:
         self.process: subprocess.Popen[bytes] | None = None
         self._environment = environment or {}
 
+    def answering(self) -> list[str]:
+        """Addresses that answer once everything is up."""
+        own_api = f"http://127.0.0.1:{self.ports.hub}/hub/api"
+        return [own_api, f"{self.service_url}/health", f"{self.url}/hub/api"]
+
     def start(self, timeout_seconds: float = 90) -> None:
         """Start and wait until hub and service answer. Raises RuntimeError when they do not."""
         self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if not name.startswith("JUPYTERHUB_")},
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "FASTGPU_DEMO_STATE": str(self.state_dir),
             "FASTGPU_DEMO_PORTS": str(self.ports),
@@ -98,8 +103,7 @@ class HubProcess:
             start_new_session=True,
         )
         deadline = time.monotonic() + timeout_seconds
-        own_api = f"http://127.0.0.1:{self.ports.hub}/hub/api"
-        for url in (own_api, f"{self.service_url}/health", f"{self.url}/hub/api"):
+        for url in self.answering():
             while not _answers(url):
                 if self.process.poll() is not None:
                     raise RuntimeError(f"the hub ended with exit code {self.process.returncode}")
@@ -107,13 +111,18 @@ class HubProcess:
                     raise RuntimeError(f"{url} did not answer within {timeout_seconds:.0f} s")
                 time.sleep(0.1)
 
-    def stop(self, grace_seconds: float = 20) -> list[str]:
-        """End the hub and everything it started; returns the command lines that had to be killed."""
+    def terminate(self, grace_seconds: float = 20) -> None:
+        """Ask the hub to end in good order, and wait for it."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(grace_seconds)
-        left = self.processes()
+
+    def stop(self, grace_seconds: float = 20) -> list[str]:
+        """End the hub and everything it started; returns the command lines that had to be killed."""
+        known = set(self.processes())
+        self.terminate(grace_seconds)
+        left = [process for process in known | set(self.processes()) if _alive(process)]
         names = [" ".join(_command(process)) for process in left]
         for process in left:
             with contextlib.suppress(psutil.Error):
@@ -124,13 +133,19 @@ class HubProcess:
         return names
 
     def processes(self) -> list[psutil.Process]:
-        """Everything alive that was started under this hub: each inherits its mark."""
-        found = []
+        """Everything alive that was started under this hub: what carries its mark, and their children."""
+        found: set[psutil.Process] = set()
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
-                if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARK) == self.mark:
-                    found.append(process)
-        return found
+                if _alive(process) and process.environ().get(MARK) == self.mark:
+                    found.update([process, *process.children(recursive=True)])
+        return [process for process in found if _alive(process)]
+
+
+def _alive(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _command(process: psutil.Process) -> list[str]:
@@ -142,7 +157,7 @@ def _command(process: psutil.Process) -> list[str]:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310  (an address of our own)
+        with urllib.request.urlopen(url, timeout=5) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False

@@ -23,7 +23,7 @@ class CellResult:
     """What running one cell gave: printed text, results as plain text, the error if there was one."""
 
     source: str
-    stdout: str = ""
+    printed: str = ""
     results: list[dict[str, Any]] = field(default_factory=list)
     error: str = ""
 
@@ -60,9 +60,8 @@ class Student:
         self.http.headers["Authorization"] = f"token {self.token}"
 
     def _xsrf(self) -> str:
-        """The hub sets the cookie for more than one path; the deepest is its own."""
-        found = [cookie for cookie in self.http.cookies.jar if cookie.name == "_xsrf"]
-        return max(found, key=lambda cookie: len(cookie.path)).value or "" if found else ""
+        """The hub's own: a running server sets a cookie of the same name for its path."""
+        return next((c.value or "" for c in self.http.cookies.jar if (c.name, c.path) == ("_xsrf", "/hub/")), "")
 
     async def start_server(self, options: dict[str, Any], tell: Callable[[str], None] = lambda _: None) -> None:
         """Start the default server and follow its progress until it is ready. Raises RuntimeError when it fails."""
@@ -134,8 +133,8 @@ async def _run_cell(socket: Any, source: str) -> CellResult:
         if answer.get("parent_header", {}).get("msg_id") != message_id:
             continue
         kind, body = answer["header"]["msg_type"], answer["content"]
-        if kind == "stream" and body["name"] == "stdout":
-            result.stdout += body["text"]
+        if kind == "stream":
+            result.printed += body["text"]
         elif kind in ("execute_result", "display_data"):
             result.results.append(body["data"])
         elif kind == "error":
@@ -144,4 +143,6 @@ async def _run_cell(socket: Any, source: str) -> CellResult:
             idle = True
         elif kind == "execute_reply":
             replied = True
+            if body["status"] != "ok" and not result.error:  # a UsageError is only printed
+                result.error = result.printed.strip() or body["status"]
     return result

@@ -307,7 +307,7 @@ class Runtime:
         live = await self.store.read(lambda uow: uow.workloads(states=LIVE))
         self._due.update({workload.id: 0 for workload in live})
         next_reconcile_ms = self.clock.now_ms()
-        while True:
+        while not self._closing:  # wait_for may swallow the cancellation
             now_ms = self.clock.now_ms()
             try:
                 for workload_id in [who for who, due_ms in self._due.items() if due_ms <= now_ms]:
