@@ -113,7 +113,7 @@ class PromotionSet(Request):
     """A time-limited or conditional price change.
 
     Exactly one of ``percent_off`` (1–100) and ``fixed_per_gpu_hour_micros`` is given. An empty ``gpu_types`` means
-    all. ``audience`` is ``everyone``, or names of classes and people (``class:cs101``, ``person:alice``).
+    all. ``audience`` names classes and people (``class:cs101``, ``person:alice``); empty means everyone.
     """
 
     name: Name

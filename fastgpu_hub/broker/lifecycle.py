@@ -207,6 +207,33 @@ def renew(uow: UnitOfWork, workload: Workload, now_ms: int, settings: Settings) 
     return until
 
 
+def edge(uow: UnitOfWork, workload_id: str, now_ms: int, settings: Settings) -> tuple[int | None, Refused | None]:
+    """A live workload at an edge: settle whole lines; renew an open-ended server's funding, or find that it ends.
+
+    Returns when to look again (None: nothing more is due) and why the workload must stop now, if it must.
+    """
+    workload = uow.workload(workload_id)
+    if workload is None or workload.state not in LIVE:
+        return None, None
+    settle(uow, workload, now_ms)
+    hold = uow.open_hold(workload_id)
+    if hold is None:
+        return None, None
+    edge_ms = metering.next_edge_ms(hold.lines) if workload.billed_from_ms is not None else None
+    if workload.kind != "server" or workload.state != "running":
+        return edge_ms, None
+    stop_ms = hold.until_ms - int(settings.stop_grace_seconds * 1000)
+    renew_ms = stop_ms if workload.time_limit_ms else hold.until_ms - settings.server_horizon_ms // 2
+    if now_ms < renew_ms:
+        return min(renew_ms, edge_ms or renew_ms), None
+    renewed: int | Refused = Refused("time_limit", "The time it was asked for is over.")
+    if workload.time_limit_ms is None:
+        renewed = renew(uow, workload, now_ms, settings)
+    if not isinstance(renewed, Refused):
+        return now_ms, None
+    return (stop_ms, None) if now_ms < stop_ms else (None, renewed)
+
+
 def order_stop(uow: UnitOfWork, workload_id: str, now_ms: int, reason: Explained) -> Workload | None:
     """Record that a granted or running workload is to stop; billing goes on until its end is known."""
     workload = uow.workload(workload_id)

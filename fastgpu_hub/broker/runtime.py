@@ -28,8 +28,7 @@ from fastgpu_hub.broker.ports.world import (
     Observation,
 )
 from fastgpu_hub.broker.reconcile import reconcile
-from fastgpu_hub.pricing import metering
-from fastgpu_hub.pricing.explain import Explained, Refused
+from fastgpu_hub.pricing.explain import Explained
 from fastgpu_hub.scheduling import scheduler
 from fastgpu_hub.scheduling.inventory import Device
 from fastgpu_hub.scheduling.policies import Want
@@ -328,30 +327,7 @@ class Runtime:
     async def _edge(self, workload_id: str) -> None:
         """One workload at an edge: settle whole lines, renew or end its funding, note when to look again."""
         now_ms = self.clock.now_ms()
-
-        def step(uow: UnitOfWork) -> tuple[int | None, Refused | None]:
-            workload = uow.workload(workload_id)
-            if workload is None or workload.state not in LIVE:
-                return None, None
-            lifecycle.settle(uow, workload, now_ms)
-            hold = uow.open_hold(workload_id)
-            if hold is None:
-                return None, None
-            edge_ms = metering.next_edge_ms(hold.lines) if workload.billed_from_ms is not None else None
-            if workload.kind != "server" or workload.state != "running":
-                return edge_ms, None
-            stop_ms = hold.until_ms - int(self.settings.stop_grace_seconds * 1000)
-            renew_ms = stop_ms if workload.time_limit_ms else hold.until_ms - self.settings.server_horizon_ms // 2
-            if now_ms < renew_ms:
-                return min(renew_ms, edge_ms or renew_ms), None
-            renewed: int | Refused = Refused("time_limit", "The time it was asked for is over.")
-            if workload.time_limit_ms is None:
-                renewed = lifecycle.renew(uow, workload, now_ms, self.settings)
-            if not isinstance(renewed, Refused):
-                return now_ms, None
-            return (stop_ms, None) if now_ms < stop_ms else (None, renewed)
-
-        due_ms, ends = await self.store.write(step)
+        due_ms, ends = await self.store.write(lambda uow: lifecycle.edge(uow, workload_id, now_ms, self.settings))
         if ends is not None:
             await self.stop(workload_id, Explained(ends.code, f"Its funding ended. {ends.message}", ends.numbers))
         if due_ms is None:

@@ -198,8 +198,15 @@ def lease(uow: UnitOfWork, workload: Workload, live: Live, names: Mapping[int, s
         funded_until=instant(money.funded_until_ms),
         promotion_name=names.get(money.promotion_id or 0, ""),
         currency=live.currency,
-        simulated=workload.simulated,
+        simulated=is_simulated(workload, live),
     )
+
+
+def is_simulated(workload: Workload, live: Live) -> bool:
+    """True when its GPUs are simulated, or will be: while it waits, its GPU type decides."""
+    if workload.gpu_uuids:
+        return workload.simulated
+    return any(device.simulated for device in live.devices.values() if device.gpu_type == workload.gpu_type)
 
 
 def job(uow: UnitOfWork, workload: Workload, live: Live, names: Mapping[int, str]) -> models.Job:
@@ -233,7 +240,7 @@ def job(uow: UnitOfWork, workload: Workload, live: Live, names: Mapping[int, str
         lease_id=workload.id,
         explanation=explanation(why_now(workload, live)),
         log_bytes=live.log_bytes.get(workload.id, 0),
-        simulated=workload.simulated,
+        simulated=is_simulated(workload, live),
     )
 
 

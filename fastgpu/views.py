@@ -1,0 +1,393 @@
+"""What each answer says to a person, as a :class:`~fastgpu.view.View`.
+
+Pure: the :class:`~fastgpu.view.Lens` brings time and zone. Every text from outside is cleaned of control characters;
+escaping for HTML or rich is the renderer's duty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from fastgpu import models
+from fastgpu.formatting import (
+    NO_VALUE,
+    format_bytes,
+    format_duration,
+    format_fraction,
+    format_money,
+    format_percent,
+    format_rate,
+    one_line,
+)
+from fastgpu.view import Bar, Cell, Lens, Table, View, explain, gpu_words
+
+# ---------------------------------------------------------------- status, GPUs
+
+
+def status(answer: models.Status, lens: Lens) -> View:
+    """My GPUs, what they do and cost, my active jobs, accounts."""
+    active = [job for job in answer.jobs if not job.state.final]
+    tables = [lease_table(answer.leases, answer.currency, lens)]
+    if answer.gpus:
+        tables.append(gpu_use(answer.gpus))
+    if active:
+        tables.append(_job_table(active, lens, "Active jobs"))
+    tables.append(_accounts(answer.accounts, answer.currency))
+    running = [promotion for promotion in answer.promotions if promotion.active and promotion.eligible]
+    notes = [f"Promotion {one_line(p.name)} is on until {lens.at(p.changes_at or p.ends_at)}." for p in running]
+    if not answer.leases:
+        notes.append("No GPU is held for you, so nothing is charged. See prices with: gpus or quote.")
+    return View(f"FastGPU status of {one_line(answer.user)}", lens.now, tables=tuple(tables), notes=tuple(notes))
+
+
+def lease_table(leases: Sequence[models.Lease], currency: str, lens: Lens) -> Table:
+    """What each lease holds, its rate, what it has cost, how long its money lasts."""
+    rows = tuple(
+        (
+            f"job {one_line(lease.job_id)}" if lease.job_id else f"server {one_line(lease.server_name or '')}".strip(),
+            gpu_words(lease.gpu_type, lease.gpu_count, lease.simulated),
+            _lease_state(lease),
+            format_rate(lease.rate_per_hour_micros, currency),
+            format_money(lease.cost_micros, currency),
+            lens.until(lease.funded_until),
+            one_line(lease.account),
+        )
+        for lease in leases
+    )
+    columns = ("for", "GPU", "state", "rate", "spent", "time", "account")
+    return Table(columns, rows, frozenset({3, 4}), "GPUs held for me")
+
+
+def _lease_state(lease: models.Lease) -> str:
+    place = f", place {lease.queue_place}" if lease.queue_place else ""
+    return f"{lease.state.value}{place}"
+
+
+def gpu_use(uses: Sequence[models.GpuUse]) -> Table:
+    """Use and memory of each device, as measured; a dash where the device does not tell."""
+    rows = tuple(
+        (
+            f"{use.gpu.index} {gpu_words(use.gpu.name or use.gpu.gpu_type, 1, use.gpu.simulated)}",
+            "lost" if use.lost else _percent_bar(use.utilisation_percent),
+            _memory_bar(use.memory_used_bytes, use.memory_total_bytes),
+            NO_VALUE if use.power_watts is None else f"{use.power_watts} W",
+            NO_VALUE if use.temperature_celsius is None else f"{use.temperature_celsius} °C",
+        )
+        for use in uses
+    )
+    return Table(("GPU", "use", "memory", "power", "temperature"), rows, frozenset({3, 4}), "GPU use")
+
+
+def _percent_bar(percent: int | None) -> Cell:
+    return NO_VALUE if percent is None else Bar(percent / 100, format_percent(percent))
+
+
+def _memory_bar(used: int | None, total: int | None) -> Cell:
+    text = f"{format_bytes(used)} of {format_bytes(total)}"
+    return Bar(used / total, text) if used is not None and total else text
+
+
+def _accounts(accounts: Sequence[models.Account], currency: str) -> Table:
+    rows = tuple(
+        (
+            one_line(account.id),
+            *(
+                format_money(micros, currency)
+                for micros in (account.granted_micros, account.spent_micros, account.held_micros, account.left_micros)
+            ),
+        )
+        for account in accounts
+    )
+    return Table(("account", "granted", "spent", "held", "left"), rows, frozenset({1, 2, 3, 4}), "Accounts")
+
+
+def offers(answer: models.Options, lens: Lens) -> View:
+    """GPU types with their present price, how many are free, and why one may not be taken."""
+    rows = tuple(
+        (
+            gpu_words(offer.gpu_type, 1, offer.simulated),
+            format_bytes(offer.memory_bytes),
+            f"{offer.free} of {offer.total}",
+            price_words(offer.rate, answer.currency),
+            _saving(offer, answer.currency, lens),
+            format_duration(offer.wait_seconds),
+            "yes" if offer.allowed else explain(offer.why_not, lens) if offer.why_not else "no",
+        )
+        for offer in answer.offers
+    )
+    columns = ("GPU", "memory", "free", "price now", "promotion", "wait", "may I")
+    return View("GPU types", lens.now, tables=(Table(columns, rows, frozenset({1, 2, 3})),))
+
+
+def price_words(rate: models.Rate, currency: str) -> str:
+    """A rate in words: ``0.50 credits per GPU-hour + 0.10 credits per start``; ``free`` when it is nothing."""
+    parts = (
+        (rate.per_gpu_hour_micros, "per GPU-hour"),
+        (rate.per_task_hour_micros, "per task-hour"),
+        (rate.per_start_micros, "per start"),
+    )
+    return " + ".join(f"{format_money(micros, currency)} {unit}" for micros, unit in parts if micros) or "free"
+
+
+def _saving(offer: models.Offer, currency: str, lens: Lens) -> str:
+    if not offer.promotion_name:
+        return NO_VALUE
+    until = f", until {lens.at(offer.rate_until)}" if offer.rate_until else ""
+    return f"{one_line(offer.promotion_name)} (list price {price_words(offer.list_rate, currency)}{until})"
+
+
+# ---------------------------------------------------------------- quotes, receipts, costs
+
+_UNITS = {"gpu_hour": "GPU-hour", "task_hour": "task-hour", "start": "start"}
+
+
+def quote(answer: models.Quote, lens: Lens) -> View:
+    """What it would cost, interval by interval, and whether it would be taken."""
+    facts: list[tuple[str, Cell]] = [
+        ("at most", format_money(answer.max_micros, answer.currency)),
+        ("at least", format_money(answer.min_micros, answer.currency)),
+        ("charged to", one_line(answer.account)),
+        ("expected wait", format_duration(answer.wait_seconds)),
+    ]
+    if answer.list_micros > answer.max_micros:
+        facts.insert(1, ("saved", format_money(answer.list_micros - answer.max_micros, answer.currency)))
+    verdict = "It would be taken now." if answer.allowed else "It would be refused now."
+    if answer.refusal:
+        verdict = f"It would be refused now: {explain(answer.refusal, lens)}"
+    tables = [charge_lines(answer.lines, answer.currency, lens)]
+    if answer.quotas:
+        tables.append(_quota_table(answer.quotas, answer.currency, lens, "Quotas"))
+    gpu = gpu_words(answer.gpu_type, answer.gpu_count, answer.simulated)
+    title = f"Quote: {gpu} for {format_duration(answer.duration_seconds)}"
+    return View(title, lens.now, tuple(facts), tuple(tables), (verdict,))
+
+
+def charge_lines(lines: Iterable[models.ChargeLine], currency: str, lens: Lens) -> Table:
+    """Each priced interval with its quantity, rate, rule and amount."""
+    rows = tuple(
+        (
+            lens.at(line.starts_at),
+            NO_VALUE if line.unit == "start" else format_duration((line.ends_at - line.starts_at).total_seconds()),
+            str(line.gpu_count),
+            f"{format_money(line.rate_micros, currency)} per {_UNITS[line.unit]}",
+            _rule(line),
+            format_money(line.amount_micros, currency),
+        )
+        for line in lines
+    )
+    columns = ("from", "for", "GPUs", "rate", "rule", "amount")
+    return Table(columns, rows, frozenset({2, 3, 5}), "Itemised", empty="no charges")
+
+
+def _rule(line: models.ChargeLine) -> str:
+    price = f"price {line.price_id}"
+    if line.promotion_id is None:
+        return price
+    return f"{price}, promotion {line.promotion_id} {one_line(line.promotion_name)}".rstrip()
+
+
+def receipt(answer: models.Receipt, lens: Lens) -> View:
+    """Every charge of one lease, and that the sum is what the ledger booked."""
+    equal = answer.total_micros == answer.ledger_micros
+    facts: tuple[tuple[str, Cell], ...] = (
+        ("for", f"{one_line(answer.name)} of {one_line(answer.owner)}"),
+        ("charged to", one_line(answer.account)),
+        ("GPU", gpu_words(answer.gpu_type, 1, answer.simulated)),
+        ("total", format_money(answer.total_micros, answer.currency)),
+        ("saved", format_money(answer.saved_micros, answer.currency)),
+    )
+    booked = format_money(answer.ledger_micros, answer.currency)
+    notes = ["receipt total == ledger total" if equal else f"The ledger says {booked}: tell your administrator."]
+    if not answer.settled:
+        notes.append("It still runs; more lines will follow.")
+    table = charge_lines(answer.lines, answer.currency, lens)
+    return View(f"Receipt {one_line(answer.lease_id)}", lens.now, facts, (table,), tuple(notes))
+
+
+def costs(answer: models.CostReport, lens: Lens) -> View:
+    """Settled cost by group; the rows add up to the total."""
+    rows = tuple(
+        (one_line(row.key), format_duration(row.gpu_seconds), format_money(row.amount_micros, answer.currency))
+        for row in answer.rows
+    )
+    facts: tuple[tuple[str, Cell], ...] = (
+        ("settled", format_money(answer.settled_micros, answer.currency)),
+        ("running", format_money(answer.running_micros, answer.currency)),
+    )
+    table = Table((answer.by, "GPU time", "amount"), rows, frozenset({1, 2}), empty="no settled cost")
+    return View(f"Cost by {answer.by}", lens.now, facts, (table,))
+
+
+# ---------------------------------------------------------------- jobs, reasons
+
+
+def jobs(answer: Sequence[models.Job], lens: Lens) -> View:
+    """A list of jobs, newest first."""
+    return View("Jobs", lens.now, tables=(_job_table(answer, lens, ""),))
+
+
+def _job_table(answer: Sequence[models.Job], lens: Lens, caption: str) -> Table:
+    rows = tuple(
+        (
+            one_line(job.id),
+            one_line(job.name),
+            job_state(job),
+            gpu_words(job.gpu_type, job.gpu_count, job.simulated),
+            _progress(job),
+            _end(job, lens),
+            format_money(job.cost_micros, job.currency),
+        )
+        for job in answer
+    )
+    columns = ("id", "name", "state", "GPU", "progress", "end", "cost")
+    return Table(columns, rows, frozenset({6}), caption)
+
+
+def job_state(job: models.Job) -> str:
+    """State in words, with the queue place or the exit code where there is one."""
+    words = job.state.value.replace("_", " ")
+    if job.state is models.JobState.queued and job.queue_place:
+        return f"{words}, place {job.queue_place}"
+    if job.state is models.JobState.failed and job.exit_code is not None:
+        return f"{words}, exit code {job.exit_code}"
+    return words
+
+
+def _progress(job: models.Job) -> Cell:
+    return NO_VALUE if job.progress is None else Bar(job.progress, format_fraction(job.progress))
+
+
+def _end(job: models.Job, lens: Lens) -> str:
+    if job.ended_at:
+        return lens.at(job.ended_at)
+    return f"about {lens.at(job.eta_end)}" if job.eta_end else NO_VALUE
+
+
+def job(answer: models.Job, lens: Lens) -> View:
+    """One job: state and reason, progress, GPUs, money."""
+    money = format_money(answer.cost_micros, answer.currency)
+    held = f", {format_money(answer.held_micros, answer.currency)} held" if answer.held_micros else ""
+    promotion = f", promotion {one_line(answer.promotion_name)}" if answer.promotion_name else ""
+    facts: list[tuple[str, Cell]] = [
+        ("state", job_state(answer)),
+        ("GPU", gpu_words(answer.gpu_type, answer.gpu_count, answer.simulated)),
+        ("submitted", lens.at(answer.submitted_at)),
+        ("started", lens.at(answer.started_at) if answer.started_at else _expected_start(answer, lens)),
+        ("end", _end(answer, lens)),
+        ("cost", f"{money}{held}"),
+        ("charged to", one_line(answer.account)),
+    ]
+    if not answer.state.final:
+        facts.append(("rate", f"{format_rate(answer.rate_per_hour_micros, answer.currency)}{promotion}"))
+    if answer.progress is not None:
+        facts.insert(1, ("progress", _progress(answer)))
+    if answer.explanation:
+        facts.insert(1, ("why", explain(answer.explanation, lens)))
+    return View(f"Job {one_line(answer.id)} {one_line(answer.name)}", lens.now, tuple(facts))
+
+
+def _expected_start(answer: models.Job, lens: Lens) -> str:
+    return f"about {lens.at(answer.eta_start)}" if answer.eta_start else NO_VALUE
+
+
+def files(job_id: str, answer: Sequence[models.JobFile], lens: Lens) -> View:
+    """The files a job left behind."""
+    rows = tuple((one_line(file.path), format_bytes(file.size_bytes)) for file in answer)
+    return View(f"Files of job {one_line(job_id)}", lens.now, tables=(Table(("file", "size"), rows, frozenset({1})),))
+
+
+def why(answer: models.Why, lens: Lens) -> View:
+    """The reason for the present state and the events that led to it."""
+    rows = tuple(
+        (
+            lens.at(step.at),
+            one_line(step.kind),
+            one_line(", ".join(f"{name} {_plain(value)}" for name, value in step.detail.items())) or NO_VALUE,
+        )
+        for step in answer.history
+    )
+    facts = (("state", one_line(answer.state)), ("why", explain(answer.explanation, lens)))
+    table = Table(("when", "event", "detail"), rows, caption="How it came to this")
+    return View(f"Why {one_line(answer.id)}", lens.now, facts, (table,), _numbers(answer.explanation))
+
+
+def _plain(value: object) -> str:
+    return " ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+
+
+def explanation(answer: models.Explanation, lens: Lens) -> View:
+    """A single reason, such as the last refusal."""
+    facts = (("why", explain(answer, lens)), ("code", one_line(answer.code)))
+    return View("Why", lens.now, facts, notes=_numbers(answer))
+
+
+def _numbers(answer: models.Explanation) -> tuple[str, ...]:
+    if not answer.numbers:
+        return ()
+    return (one_line("Numbers: " + ", ".join(f"{name} {value}" for name, value in answer.numbers.items())),)
+
+
+# ---------------------------------------------------------------- promotions, quotas
+
+
+def promotions(answer: Sequence[models.Promotion], currency: str, lens: Lens) -> View:
+    """Each promotion's saving, whether it is on and for me, and its absolute end."""
+    rows = tuple(
+        (
+            one_line(promotion.name),
+            _discount(promotion, currency),
+            one_line(", ".join(promotion.gpu_types)) or "all GPU types",
+            _when(promotion, lens),
+            lens.at(promotion.ends_at),
+            "yes" if promotion.eligible else explain(promotion.why_not, lens) if promotion.why_not else "no",
+        )
+        for promotion in answer
+    )
+    columns = ("promotion", "saving", "GPU types", "now", "ends", "for me")
+    return View("Promotions", lens.now, tables=(Table(columns, rows),))
+
+
+def _discount(promotion: models.Promotion, currency: str) -> str:
+    code = ", with a code" if promotion.needs_code else ""
+    if promotion.percent_off is not None:
+        return f"{promotion.percent_off} % off{code}"
+    return f"{format_money(promotion.fixed_per_gpu_hour_micros or 0, currency)} per GPU-hour{code}"
+
+
+def _when(promotion: models.Promotion, lens: Lens) -> str:
+    change = lens.at(promotion.changes_at) if promotion.changes_at else ""
+    if promotion.active:
+        return f"on, until {change}" if change else "on"
+    return f"off, begins {change}" if change else "over"
+
+
+def quotas(answer: Sequence[models.QuotaUse], currency: str, lens: Lens) -> View:
+    """Used, reserved and left of each limit, and when it resets."""
+    return View("Quotas", lens.now, tables=(_quota_table(answer, currency, lens),))
+
+
+def _quota_table(answer: Sequence[models.QuotaUse], currency: str, lens: Lens, caption: str = "") -> Table:
+    rows = tuple(
+        (
+            one_line(quota.label),
+            Bar(
+                quota.used / quota.limit if quota.limit else 1.0,
+                _amount(quota, quota.used, currency),
+            ),
+            _amount(quota, quota.reserved, currency),
+            _amount(quota, quota.left, currency),
+            _amount(quota, quota.limit, currency),
+            lens.at(quota.resets_at) if quota.resets_at else "does not reset",
+        )
+        for quota in answer
+    )
+    columns = ("limit", "used", "reserved", "left", "of", "resets")
+    return Table(columns, rows, frozenset({2, 3, 4}), caption, empty="no limits")
+
+
+def _amount(quota: models.QuotaUse, value: int, currency: str) -> str:
+    if quota.metric is models.QuotaMetric.spend_micros:
+        return format_money(value, currency)
+    if quota.metric is models.QuotaMetric.gpu_seconds:
+        return f"{value / 3600:.2f} GPU-h"
+    return f"{value} GPU{'' if value == 1 else 's'}"

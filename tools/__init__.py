@@ -1,0 +1,1 @@
+"""What the Makefile runs: installation, demo hub, demo without a screen, reference."""
