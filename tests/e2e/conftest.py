@@ -6,8 +6,10 @@ import asyncio
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
@@ -15,6 +17,7 @@ from fastgpu import GPUClient
 from tools.hub import HubProcess, Ports
 from tools.student import Student
 
+T = TypeVar("T")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = """
     --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
@@ -62,12 +65,18 @@ def client_of(hub: HubProcess) -> Iterator[Callable[[str], GPUClient]]:
 
     def make(name: str) -> GPUClient:
         if name not in clients:
-            clients[name] = GPUClient(url=hub.service_url, token=asyncio.run(token_of(hub, name)))
+            clients[name] = GPUClient(url=hub.service_url, token=in_thread(token_of(hub, name)))
         return clients[name]
 
     yield make
     for client in clients.values():
         client.close()
+
+
+def in_thread(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine while Playwright's loop runs in this thread."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
 
 
 async def token_of(hub: HubProcess, name: str) -> str:
@@ -77,9 +86,9 @@ async def token_of(hub: HubProcess, name: str) -> str:
         return person.token
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
-    """A headless Chromium."""
+    """A headless Chromium. Not for the whole session: its event loop would be in the way of other tests' loops."""
     if CHROMIUM is None:
         pytest.skip("needs Chromium: apt-get install chromium")
     from playwright.sync_api import sync_playwright

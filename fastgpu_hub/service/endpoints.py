@@ -1,0 +1,244 @@
+"""The API's operations: one function per row of ``routes.API``, each a thin call of the broker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from fastgpu_hub.broker.actors import Actor
+from fastgpu_hub.broker.idempotency import IdempotencyClaim
+from fastgpu_hub.pricing.explain import Refused
+from fastgpu_hub.service.routes import Health
+
+if TYPE_CHECKING:
+    from fastgpu_hub.broker.broker import Broker
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One checked request: who calls, the path's arguments, the query's values, the body, the idempotency claim."""
+
+    broker: Broker
+    actor: Actor
+    path: dict[str, str] = field(default_factory=dict)
+    query: dict[str, Any] = field(default_factory=dict)
+    body: Any = None
+    key: IdempotencyClaim | None = None
+
+    @property
+    def id(self) -> str:
+        return self.path["id"]
+
+    @property
+    def number(self) -> int:
+        return int(self.path["number"])
+
+    @property
+    def owner(self) -> str:
+        """The person in the path; ``me`` is the caller."""
+        return self.actor.name if self.path["owner"] == "me" else self.path["owner"]
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """An answer that is not JSON."""
+
+    data: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+Result = BaseModel | Sequence[BaseModel] | Raw | Refused | None
+Endpoint = Callable[[Call], Awaitable[Result]]
+
+
+async def me(call: Call) -> Result:
+    return await call.broker.me(call.actor)
+
+
+async def status(call: Call) -> Result:
+    return await call.broker.status(call.actor)
+
+
+async def options(call: Call) -> Result:
+    return await call.broker.options(call.actor, call.owner, call.query["account"], call.query["promo_code"])
+
+
+async def quote(call: Call) -> Result:
+    return await call.broker.quote(call.actor, call.body)
+
+
+async def submit_job(call: Call) -> Result:
+    return await call.broker.submit_job(call.actor, call.body, key=call.key)
+
+
+async def jobs(call: Call) -> Result:
+    query = call.query
+    return await call.broker.jobs(
+        call.actor, query["state"] == "active", query["limit"], query["owner"], query["account"]
+    )
+
+
+async def job(call: Call) -> Result:
+    return await _changed(call, lambda: call.broker.job(call.actor, call.id), ())
+
+
+async def cancel_job(call: Call) -> Result:
+    return await call.broker.cancel_job(call.actor, call.id, key=call.key)
+
+
+async def job_log(call: Call) -> Result:
+    found = await call.broker.job_log(call.actor, call.id, call.query["offset"], call.query["limit_bytes"])
+    if isinstance(found, Refused):
+        return found
+    data, size, state = found
+    return Raw(data, {"X-Log-Size": str(size), "X-Job-State": getattr(state, "value", state)})
+
+
+async def job_files(call: Call) -> Result:
+    return await call.broker.job_files(call.actor, call.id)
+
+
+async def job_file(call: Call) -> Result:
+    found = await call.broker.job_file(call.actor, call.id, call.path["path"])
+    # Another person's file on the hub's own origin must never run as a page.
+    return found if isinstance(found, Refused) else Raw(found, {"Content-Disposition": "attachment"})
+
+
+async def put_blob(call: Call) -> Result:
+    return await call.broker.put_blob(call.actor, call.path["sha256"], call.body)
+
+
+async def has_blob(call: Call) -> Result:
+    if await call.broker.has_blob(call.actor, call.path["sha256"]):
+        return None
+    return Refused("not_found", "These bytes were not put yet.")
+
+
+async def leases(call: Call) -> Result:
+    return await call.broker.leases(call.actor)
+
+
+async def lease(call: Call) -> Result:
+    return await _changed(call, lambda: call.broker.lease(call.actor, call.id), ("queue_place", "explanation"))
+
+
+async def request_lease(call: Call) -> Result:
+    return await call.broker.request_lease(call.actor, call.owner, call.body, key=call.key)
+
+
+async def lease_started(call: Call) -> Result:
+    return await call.broker.lease_started(call.actor, call.id, call.body, key=call.key)
+
+
+async def release_lease(call: Call) -> Result:
+    return await call.broker.release_lease(call.actor, call.id, key=call.key)
+
+
+async def receipt(call: Call) -> Result:
+    return await call.broker.receipt(call.actor, call.id)
+
+
+async def why(call: Call) -> Result:
+    return await call.broker.why(call.actor, call.id)
+
+
+async def costs(call: Call) -> Result:
+    return await call.broker.costs(call.actor, call.query["since"], call.query["by"])
+
+
+async def promotions(call: Call) -> Result:
+    return await call.broker.promotions(call.actor, call.query["promo_code"])
+
+
+async def add_promotion(call: Call) -> Result:
+    return await call.broker.add_promotion(call.actor, call.body, key=call.key)
+
+
+async def end_promotion(call: Call) -> Result:
+    return await call.broker.end_promotion(call.actor, call.number, key=call.key)
+
+
+async def quotas(call: Call) -> Result:
+    return await call.broker.quotas(call.actor)
+
+
+async def add_quota(call: Call) -> Result:
+    return await call.broker.add_quota(call.actor, call.body, key=call.key)
+
+
+async def remove_quota(call: Call) -> Result:
+    return await call.broker.remove_quota(call.actor, call.number)
+
+
+async def prices(call: Call) -> Result:
+    return await call.broker.prices(call.actor)
+
+
+async def set_price(call: Call) -> Result:
+    return await call.broker.set_price(call.actor, call.body, key=call.key)
+
+
+async def grant(call: Call) -> Result:
+    return await call.broker.grant(call.actor, call.body, key=call.key)
+
+
+async def class_report(call: Call) -> Result:
+    return await call.broker.class_report(call.actor, call.path["name"])
+
+
+async def inventory(call: Call) -> Result:
+    return await call.broker.inventory(call.actor)
+
+
+async def audit(call: Call) -> Result:
+    return await call.broker.audit(call.actor, call.query["limit"])
+
+
+async def health(_call: Call) -> Result:
+    return Health(ok=True)
+
+
+async def _changed(call: Call, look: Callable[[], Awaitable[Any]], watched: tuple[str, ...]) -> Result:
+    """Long poll: the first look that differs from what the caller knows, or the last one when time is up.
+
+    Differs means another state than ``state`` (without it: than at the first look) or another value of ``watched``.
+    The wait is armed before each look, so a change in between is not missed.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + call.query["wait_seconds"]
+    known_state, known_rest = call.query["state"], None
+    while True:
+        left = until - loop.time()
+        waiting = asyncio.ensure_future(call.broker.wait_changed(call.id, left)) if left > 0 else None
+        try:
+            await asyncio.sleep(0)
+            found = await look()
+            if isinstance(found, Refused) or waiting is None:
+                return found
+            rest = tuple(getattr(found, name) for name in watched)
+            known_state = known_state or found.state.value
+            known_rest = rest if known_rest is None else known_rest
+            if found.state.value != known_state or rest != known_rest:
+                return found
+            await waiting
+        finally:
+            if waiting is not None:
+                waiting.cancel()
+
+
+# Operations that the handler answers itself: they are about the service, not about GPUs.
+ELSEWHERE = {"openapi", "metrics"}
+
+ENDPOINTS: dict[str, Endpoint] = {
+    endpoint.__name__: endpoint
+    for endpoint in (
+        *(me, status, options, quote, submit_job, jobs, job, cancel_job, job_log, job_files, job_file),
+        *(put_blob, has_blob, leases, lease, request_lease, lease_started, release_lease, receipt, why, costs),
+        *(promotions, add_promotion, end_promotion, quotas, add_quota, remove_quota, prices, set_price, grant),
+        *(class_report, inventory, audit, health),
+    )
+}

@@ -1,0 +1,275 @@
+"""The service's program: reads its configuration, wires store, probe, engine, hub and broker, serves, ends orderly."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from tornado.httpserver import HTTPServer
+from traitlets import Dict, Enum, Int, List, TraitError, Unicode, default, validate
+from traitlets.config import Application, Config
+from traitlets.config.application import catch_config_error
+
+from fastgpu_hub.broker.broker import Broker
+from fastgpu_hub.broker.lifecycle import Settings
+from fastgpu_hub.broker.ports.store import StoreUnavailable
+from fastgpu_hub.engines.local import LocalEngine
+from fastgpu_hub.probes import find_probe
+from fastgpu_hub.service.app import Site, make_app
+from fastgpu_hub.service.auth import FastGPUAuth
+from fastgpu_hub.service.clock import SystemClock
+from fastgpu_hub.service.hub import RestHub
+from fastgpu_hub.service.process import CannotListen, address_of, bind, die_with_parent, kept_secret
+from fastgpu_hub.service.routes import BLOB_LIMIT_BYTES
+from fastgpu_hub.service.seeds import apply_seeds, missing_prices, read_seeds
+from fastgpu_hub.store import StoreError, open_store
+
+BODY_SECONDS = 600
+HUB_VARIABLES = (
+    "JUPYTERHUB_API_TOKEN",
+    "JUPYTERHUB_API_URL",
+    "JUPYTERHUB_CLIENT_ID",
+    "JUPYTERHUB_SERVICE_PREFIX",
+    "JUPYTERHUB_SERVICE_URL",
+)
+
+
+class FastGPUService(Application):
+    """FastGPU's service: started and stopped by JupyterHub, configured in ``jupyterhub_config.py``."""
+
+    name = "fastgpu-hub"
+    description = "FastGPU's service. JupyterHub starts it; see fastgpu_hub.setup_fastgpu."
+
+    state_dir = Unicode(
+        help="""
+        Folder for everything the service keeps: database, job files, cookie secret.
+
+        Made with mode 0700 if it does not exist. Default: the environment's FASTGPU_STATE_DIR, which
+        ``setup_fastgpu(c, state_dir=…)`` sets, else ``.fastgpu`` where the service is started.
+        """,
+    ).tag(config=True)
+    db_url = Unicode(
+        help="""
+        Database that holds ledger, leases and rules, as an SQLAlchemy URL.
+
+        Default: an SQLite file ``fastgpu.sqlite`` in ``state_dir``, right for one machine. For PostgreSQL:
+        ``postgresql+psycopg://user:password@host/name`` (install ``fastgpu-hub[postgres]``).
+        """,
+    ).tag(config=True)
+    currency = Unicode(
+        "credits",
+        help="""
+        Name of the one currency that all amounts are shown in.
+
+        Only a word: changing it later relabels what was charged before, it converts nothing.
+        """,
+    ).tag(config=True)
+    time_zone = Unicode(
+        "UTC",
+        help="""
+        Time zone in which pages show and read times, and in which costs are grouped by day.
+
+        A name such as Europe/Berlin. Price and quota windows carry their own time zone.
+        """,
+    ).tag(config=True)
+    probe = Enum(
+        ["auto", "nvml", "simulated"],
+        default_value="auto",
+        help="""
+        How GPUs are found.
+
+        ``nvml``: through NVIDIA's driver, or the service does not start. ``simulated``: pretended ones, labelled so
+        everywhere. ``auto``: real ones where there are any, else simulated.
+        """,
+    ).tag(config=True)
+    simulated_gpus = Dict(
+        default_value={"count": 4, "gpu_type": "h100-80gb"},
+        help="""
+        The pretended GPUs, where GPUs are simulated: ``count`` devices of ``gpu_type``, with ``memory_bytes`` each.
+        """,
+    ).tag(config=True)
+    server_horizon_minutes = Int(
+        30,
+        min=2,
+        help="""
+        Minutes ahead for which money is reserved for a server without a time limit.
+
+        The reservation is renewed before it runs out; a server whose account cannot pay the next one is stopped in good
+        order just before its money ends. Longer horizons reserve more of a class's credit; shorter ones let a new price
+        or promotion reach running servers sooner.
+        """,
+    ).tag(config=True)
+    prices = List(
+        Dict(),
+        help="""
+        List prices to start with.
+
+        Each is a dict: ``gpu_type``, any of ``per_gpu_hour``, ``per_task_hour``, ``per_start`` as decimal text, and
+        optionally ``valid_from``. Applied once; what is set later by the API or on the page wins.
+        """,
+    ).tag(config=True)
+    default_price = Dict(
+        help="""
+        Price of every GPU type that is found here and has none: any of ``per_gpu_hour``, ``per_task_hour``,
+        ``per_start`` as decimal text. Empty: such a type cannot be leased until it is given a price.
+        """,
+    ).tag(config=True)
+    quotas = List(
+        Dict(),
+        help="""
+        Limits to start with.
+
+        Each is a dict: ``scope`` (site, class, member, person), ``name``, ``metric`` (concurrent_gpus, gpu_seconds,
+        spend_micros), ``limit`` (a number; decimal text for money, a duration like "40h" for GPU time), ``window``
+        (day, week, month, always), optionally ``gpu_type`` and ``time_zone``. Applied once.
+        """,
+    ).tag(config=True)
+    promotions = List(
+        Dict(),
+        help="""
+        Promotions to start with.
+
+        Each is a dict: ``name``, ``percent_off`` or ``fixed_per_gpu_hour`` (decimal text), ``starts_at`` and
+        ``ends_at`` (ISO 8601 with zone), optionally ``gpu_types``, ``audience``, ``code``, ``weekly``, ``time_zone``.
+        Applied once.
+        """,
+    ).tag(config=True)
+    grants = List(
+        Dict(),
+        help="""
+        Credit to start with.
+
+        Each is a dict: ``account`` (class:NAME or person:NAME), ``amount`` (decimal text), ``note``. Applied once.
+        """,
+    ).tag(config=True)
+
+    @default("state_dir")
+    def _default_state_dir(self) -> str:
+        return os.environ.get("FASTGPU_STATE_DIR", ".fastgpu")
+
+    @default("db_url")
+    def _default_db_url(self) -> str:
+        return f"sqlite:///{Path(self.state_dir).absolute() / 'fastgpu.sqlite'}"
+
+    @default("log_level")
+    def _default_log_level(self) -> int:
+        return logging.INFO
+
+    @validate("time_zone")
+    def _known_zone(self, proposal: Any) -> str:
+        try:
+            ZoneInfo(proposal["value"])
+        except (LookupError, ValueError, OSError):
+            raise TraitError(f"{proposal['value']!r} is not a time zone; name one like Europe/Berlin or UTC") from None
+        return str(proposal["value"])
+
+    @catch_config_error
+    def initialize(self, argv: list[str] | None = None) -> None:
+        """Configuration from FASTGPU_CONFIG, then from the command line."""
+        try:
+            given = json.loads(os.environ.get("FASTGPU_CONFIG") or "{}")
+            if not isinstance(given, dict):
+                raise ValueError("it is not an object")
+        except ValueError as error:
+            raise SystemExit(f"FASTGPU_CONFIG cannot be read: {error}") from None
+        self.update_config(Config(given))
+        super().initialize(argv)
+
+    def start(self) -> None:
+        """Serve until SIGTERM or SIGINT. Exits with a clear message when it cannot begin."""
+        missing = [name for name in HUB_VARIABLES if not os.environ.get(name)]
+        if missing:
+            raise SystemExit(
+                f"JupyterHub starts this service; {missing[0]} is not set. "
+                "Call fastgpu_hub.setup_fastgpu(c) in jupyterhub_config.py and start jupyterhub."
+            )
+        logging.getLogger("fastgpu").setLevel(self.log_level)
+        logging.getLogger("fastgpu").handlers = self.log.handlers
+        die_with_parent()
+        try:
+            folder = Path(self.state_dir).absolute()
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            asyncio.run(self._serve(folder))
+        except (CannotListen, StoreError, StoreUnavailable, OSError, RuntimeError, ValueError) as error:
+            self.log.critical("FastGPU's service cannot run: %s", error)
+            raise SystemExit(1) from error
+
+    async def _serve(self, folder: Path) -> None:
+        ending = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, ending.set)
+        seeds = read_seeds(
+            {"prices": self.prices, "quotas": self.quotas, "promotions": self.promotions, "grants": self.grants}
+        )
+        listening = await bind(*address_of(os.environ["JUPYTERHUB_SERVICE_URL"]))
+        store = await asyncio.to_thread(open_store, self.db_url)
+        try:
+            engine = LocalEngine(parent=self, state_dir=self._engine_folder(folder))
+            probe = await asyncio.to_thread(self._probe)
+            broker = Broker(
+                store,
+                engine,
+                probe,
+                RestHub(os.environ["JUPYTERHUB_API_URL"], os.environ["JUPYTERHUB_API_TOKEN"]),
+                SystemClock(),
+                Settings(
+                    currency=self.currency,
+                    time_zone=self.time_zone,
+                    server_horizon_ms=self.server_horizon_minutes * 60_000,
+                    stop_grace_seconds=engine.stop_grace_seconds,
+                ),
+            )
+            try:
+                await broker.start()
+                await apply_seeds(broker, seeds)
+                await apply_seeds(broker, await missing_prices(broker, self.default_price))
+                server = self._http_server(broker, folder)
+                server.add_socket(listening)
+                self.log.info("FastGPU's service listens on %s", os.environ["JUPYTERHUB_SERVICE_URL"])
+                await ending.wait()
+                self.log.info("FastGPU's service is closing; jobs run on")
+                server.stop()
+                await server.close_all_connections()
+            finally:
+                await broker.close()
+                await engine.close()
+                if hasattr(probe, "close"):  # real GPUs are read by a helper process
+                    await asyncio.to_thread(probe.close)
+        finally:
+            await store.close()
+
+    def _engine_folder(self, folder: Path) -> str:
+        configured = self.config.LocalEngine.get("state_dir") if "LocalEngine" in self.config else None
+        return str(configured or folder / "engine")
+
+    def _probe(self) -> Any:
+        probe, sentence = find_probe(self.probe, **self.simulated_gpus)
+        self.log.info("%s", sentence)
+        return probe
+
+    def _http_server(self, broker: Broker, folder: Path) -> HTTPServer:
+        prefix = os.environ["JUPYTERHUB_SERVICE_PREFIX"]
+        auth = FastGPUAuth(parent=self, base_url=prefix)
+        site = Site(
+            broker,
+            auth,
+            currency=self.currency,
+            time_zone=self.time_zone,
+            prefix=prefix,
+            hub_home=f"{auth.hub_prefix}home",
+        )
+        app = make_app(site, kept_secret(folder / "cookie-secret"))
+        return HTTPServer(app, max_body_size=BLOB_LIMIT_BYTES, body_timeout=BODY_SECONDS, xheaders=True)
+
+
+def main() -> None:
+    """Console script ``fastgpu-hub`` and ``python -m fastgpu_hub.service``."""
+    FastGPUService.launch_instance(sys.argv[1:])

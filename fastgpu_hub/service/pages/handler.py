@@ -1,0 +1,141 @@
+"""Tornado handler of the pages: sign in by OAuth, check forms, post-redirect-get, errors as pages."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections import defaultdict
+from typing import Any
+
+from jupyterhub.services.auth import HubOAuthCallbackHandler
+from tornado.httputil import parse_body_arguments
+
+from fastgpu_hub.broker.idempotency import IdempotencyClaim
+from fastgpu_hub.broker.views import explanation
+from fastgpu_hub.pricing.explain import Refused
+from fastgpu_hub.service import auth as signing
+from fastgpu_hub.service.handlers import BaseHandler, check_arguments
+from fastgpu_hub.service.pages.views import NOTICES, PAGE_OF_FORM, VIEWS, Done, Page, Visit
+from fastgpu_hub.service.routes import HTML, Route
+from fastgpu_hub.service.wire import Refusal, check_text, status_of
+
+_STYLE_SECONDS = 3600
+
+
+class HtmlHandler(BaseHandler):
+    """Answers, errors too, are pages in the site's frame."""
+
+    content_security_policy = (
+        "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'; "
+        "base-uri 'none'; frame-ancestors 'none'"
+    )
+
+    def write_refused(self, refused: Refused) -> None:
+        """An error page, written by hand from what cannot fail again."""
+        self.write_page("error.html", {"problem": explanation(refused), "request_id": self.request_id})
+
+    def write_page(self, template: str, context: dict[str, Any]) -> None:
+        frame = {
+            "actor": self.actor,
+            "notice": NOTICES.get(self.get_query_argument("done", "")),
+            "problem": None,
+            "form": defaultdict(str),
+            "xsrf": "",
+            "fresh_key": secrets.token_urlsafe(16),
+        }
+        self.set_header("Content-Type", HTML)
+        self.finish(self.site.pages.get_template(template).render({**frame, **context}))
+
+
+class PageHandler(HtmlHandler):
+    """Serves the page and form rows of one path."""
+
+    async def prepare(self) -> None:
+        self.require_row()
+        if not await self.sign_in():
+            if self.request.method == "GET":
+                self.redirect(self.get_login_url())
+                return
+            raise Refusal(
+                Refused("not_signed_in", "You are not signed in any more.", instead="Open the page again to sign in.")
+            )
+        self.check_declared_size()
+
+    async def get(self, **path: str) -> None:
+        row = self.require_row()
+        query = {name: self.get_query_argument(name) for name in self.request.query_arguments}
+        result = await VIEWS[row.name](self._visit(path, query, None))
+        if isinstance(result, Done):
+            self._leave(result)
+            return
+        if isinstance(result, bytes):
+            self.set_header("Cache-Control", f"public, max-age={_STYLE_SECONDS}")
+            self.set_header("Content-Type", row.media)
+            self.finish(result)
+            return
+        assert isinstance(result, Page)
+        self._write(result, {})
+
+    async def post(self, **path: str) -> None:
+        row = self.require_row()
+        form = self._form()
+        signing.check_same_site(self)
+        try:
+            done = await VIEWS[row.name](self._visit(path, form, self._key(row, path, form)))
+        except Refusal as refusal:
+            self.set_status(status_of(refusal.refused.code))
+            page = await PAGE_OF_FORM[row.name](self._visit(path, {}, None))
+            assert isinstance(page, Page)
+            self._write(page, {"problem": explanation(refusal.refused), "form": defaultdict(str, form)})
+            return
+        assert isinstance(done, Done)
+        self._leave(done)
+
+    def _leave(self, done: Done) -> None:
+        notice = f"?done={done.done}" if done.done else ""
+        self.redirect(f"{self.site.prefix}{done.path}{notice}", status=303)
+
+    def _visit(self, path: dict[str, str], form: dict[str, str], key: IdempotencyClaim | None) -> Visit:
+        check_arguments(path)
+        return Visit(self.site.broker, self.actor, self.site.time_zone, path, form, key)
+
+    def _write(self, page: Page, extra: dict[str, Any]) -> None:
+        self.write_page(page.template, {"xsrf": self.xsrf_token.decode("ascii"), **page.context, **extra})
+
+    def _form(self) -> dict[str, str]:
+        """Fields of a url-encoded form. Also tells Tornado, whose XSRF check looks for ``_xsrf`` among them."""
+        media = self.request.headers.get("Content-Type", "").split(";")[0].strip().lower()
+        if media != "application/x-www-form-urlencoded":
+            raise Refusal(Refused("media_type", "This is not a form.", instead="Use the form on the page."))
+        arguments: dict[str, list[bytes]] = {}
+        parse_body_arguments(media, b"".join(self.body_chunks()), arguments, {})
+        self.request.body_arguments = arguments
+        for name, values in arguments.items():
+            self.request.arguments.setdefault(name, []).extend(values)
+        form = {name: values[-1].decode("utf-8", "replace") for name, values in arguments.items()}
+        for text in form.values():
+            check_text(text)
+        return form
+
+    def _key(self, row: Route, path: dict[str, str], form: dict[str, str]) -> IdempotencyClaim | None:
+        """Claim of the form's own key: a double click has one effect."""
+        key = form.get("key", "")
+        if not re.fullmatch(r"[A-Za-z0-9_\-]{16,64}", key):
+            return None
+        digest = hashlib.sha256(b"".join(self._chunks)).hexdigest()
+        return IdempotencyClaim(f"form-{key}", f"{row.method} {row.path.format(**path)}", digest, row.status)
+
+
+class CallbackHandler(HtmlHandler, HubOAuthCallbackHandler):
+    """Ends the OAuth flow: the hub's own handler, with our headers and errors."""
+
+    async def prepare(self) -> None:
+        self.require_row()
+        self.current_user = await signing.identify(self.hub_auth, self)
+
+    def explain(self, status_code: int, error: BaseException | None) -> Refused:
+        if status_code in (400, 403):
+            message = "Signing in did not work: this attempt is too old or was begun in another window."
+            return Refused("not_allowed", message, instead="Open the page again to sign in.")
+        return super().explain(status_code, error)

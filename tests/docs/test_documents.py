@@ -1,0 +1,370 @@
+"""What the documents show exists: commands, links, images, names, options, arithmetic."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import inspect
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from IPython.core.inputtransformer2 import TransformerManager
+from traitlets.config import Config
+
+import fastgpu
+from fastgpu import cli, models
+from fastgpu.client import GPUClient
+from fastgpu.job import Job
+from fastgpu_magics.arguments import CELL_COMMANDS, LINE_COMMANDS, read_line
+
+IMAGES = ("spawn-page.png", "notebook-job.png", "refusal.png", "status-bar.png", "class-page.png")
+
+# What the variables of the examples are.
+NAMES: dict[str, type] = {
+    "client": GPUClient,
+    "job": Job,
+    "status": models.Job,
+    "quote": models.Quote,
+    "receipt": models.Receipt,
+    "report": models.ClassReport,
+    "member": models.Member,
+    "costs": models.CostReport,
+    "row": models.CostRow,
+    "promotion": models.Promotion,
+    "device": models.InventoryGpu,
+    "error": fastgpu.FastGPUError,
+}
+OPEN_ENDED = {"set_quota": models.QuotaSet, "add_promotion": models.PromotionSet}
+
+
+# ---------------------------------------------------------------- commands
+
+
+def make_targets(root: Path) -> set[str]:
+    return set(re.findall(r"^([a-z][a-z-]*):", (root / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_the_readmes_two_commands_are_in_the_makefile(readme, root):
+    shown = [line.split("#")[0].strip() for block in readme.code("sh") for line in block.splitlines()]
+    assert shown[:2] == ["make hub", "make test"]
+    assert {"hub", "test", "demo", "lint", "bench"} <= make_targets(root)
+
+
+def test_every_make_target_named_anywhere_exists(documents, root):
+    named = {
+        (document.name, target)
+        for document in documents
+        for text in (*document.commands, *document.code("text", "console"))
+        for target in re.findall(r"(?:^|\s)make ([a-z][a-z-]*)", text)
+    }
+    assert ("README.md", "bench") in named
+    assert not {(name, target) for name, target in named if target not in make_targets(root)}
+
+
+def test_the_readme_shows_what_make_hub_prints(readme):
+    from tools.hub import WELCOME
+
+    printed = WELCOME.format(url="http://127.0.0.1:8000", gpus="", log="").split("GPUs:")[0].strip()
+    assert printed in readme.code("text")
+
+
+def test_every_fastgpu_command_shown_parses(written):
+    commands = typer.main.get_command(cli.app)
+    parsed = 0
+    for document in written:
+        for line in document.commands:
+            words = shlex.split(line, comments=True) if line.startswith("fastgpu ") else []
+            if not words:
+                continue
+            assert words[1] in commands.commands, f"{document.name}: {line}"
+            arguments = words[2:] or ["JOB_ID"] * (words[1] in ("logs", "receipt", "cancel", "submit", "run"))
+            commands.commands[words[1]].make_context(words[1], arguments)  # raises on an unknown option
+            parsed += 1
+    assert parsed > 20
+
+
+def cell_magics(document) -> Iterator[str]:
+    lines = [line for block in document.code("python") for line in block.splitlines()]
+    for line in (*lines, *document.spans):
+        if re.match(r"%%?fastgpu\b", line):
+            yield line
+
+
+def test_every_magic_shown_parses(written):
+    parsed = 0
+    for document in written:
+        for line in cell_magics(document):
+            word, _, rest = line.partition(" ")
+            commands = CELL_COMMANDS if word == "%%fastgpu" else LINE_COMMANDS
+            if rest:
+                read_line(rest, commands, "status", lambda expression: "j-1")
+            parsed += 1
+    assert parsed > 20
+
+
+def test_options_named_on_their_own_exist(written):
+    known = {option for line in (*LINE_COMMANDS.values(), *CELL_COMMANDS.values()) for option in line.parser.options}
+    for command in typer.main.get_command(cli.app).commands.values():
+        known |= {option for parameter in command.params for option in parameter.opts}
+    known |= {"--help"}
+    named = {
+        (document.name, span.split()[0])
+        for document in written
+        for span in document.spans
+        if span.startswith("--") and len(span) > 2
+    }
+    assert not {(name, option) for name, option in named if option not in known}
+
+
+# ---------------------------------------------------------------- links, images
+
+
+def test_every_relative_link_leads_somewhere(documents):
+    anchors = {document.path: document.anchors for document in documents}
+    broken = []
+    for document in documents:
+        for link in document.links:
+            target, _, anchor = link.partition("#")
+            if re.match(r"[a-z]+:", target) or target.endswith(".png"):
+                continue
+            path = (document.path.parent / target).resolve() if target else document.path
+            if not path.exists() or (anchor and anchor not in anchors.get(path, {anchor})):
+                broken.append((document.name, link))
+    assert not broken
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_the_screenshots_are_there(image, root):
+    assert (root / "docs" / "images" / image).is_file(), "make it with the browser tests and look at it"
+
+
+def test_every_image_shown_is_one_of_the_screenshots_and_says_in_words_what_it_shows(documents, readme):
+    shown = {
+        (document.path.parent / target).resolve(): words
+        for document in documents
+        for words, target in re.findall(r"!\[([^\]]*)\]\(([^)\s]+)\)", document.prose)
+    }
+    assert {path.name for path in shown} <= set(IMAGES)
+    assert all(path.parent == readme.path.parent / "docs" / "images" for path in shown)
+    assert all(len(words) > 20 for words in shown.values())
+    assert all(image in readme.prose for image in IMAGES)
+
+
+# ---------------------------------------------------------------- Python
+
+
+def python_of(block: str) -> ast.Module:
+    return ast.parse(TransformerManager().transform_cell(block))
+
+
+def inner_cells(blocks: list[str]) -> Iterator[str]:
+    """Blocks of Python; of a cell magic what is below it."""
+    for block in blocks:
+        yield block.partition("\n")[2] if block.startswith("%%") else block
+
+
+def attribute_of(owner: type, name: str) -> Any:
+    """What an attribute is; None when there is none. Errors set theirs when they are made."""
+    fields = getattr(owner, "model_fields", {})
+    if name in fields:
+        return fields[name]
+    if issubclass(owner, Exception) and re.search(rf"``{name}``", owner.__doc__ or ""):
+        return name
+    return getattr(owner, name, None)
+
+
+def check_call(owner: type, call: ast.Call, where: str) -> None:
+    assert isinstance(call.func, ast.Attribute)
+    name = call.func.attr
+    signature = inspect.signature(attribute_of(owner, name))
+    keywords = {keyword.arg: None for keyword in call.keywords if keyword.arg}
+    if name in OPEN_ENDED:
+        unknown = {key for key in keywords if key not in {*signature.parameters, *OPEN_ENDED[name].model_fields}}
+        assert not unknown, f"{where}: {name} takes no {unknown}"
+    if not any(isinstance(argument, ast.Starred) for argument in call.args):
+        signature.bind(None, *call.args, **keywords)  # raises TypeError for a name or a number it does not take
+
+
+def owner_of(node: ast.AST) -> type | None:
+    """What the thing before the dot is, by its name in the examples."""
+    named = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    return NAMES.get(node.value.id) if named else None
+
+
+def check_names(tree: ast.Module, where: str, *, calls: bool = True) -> int:
+    """How many names were found to exist; with ``calls`` their arguments are checked too."""
+    checked = 0
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "fastgpu":
+            assert all(alias.name in fastgpu.__all__ for alias in node.names), where
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "fastgpu":
+            assert node.attr in fastgpu.__all__, f"{where}: {ast.unparse(node)} does not exist"
+            checked += 1
+        elif isinstance(node, ast.Attribute) and (owner := owner_of(node)) is not None:
+            assert attribute_of(owner, node.attr) is not None, f"{where}: {ast.unparse(node)} does not exist"
+            checked += 1
+        elif isinstance(node, ast.Call) and calls and (owner := owner_of(node.func)) is not None:
+            check_call(owner, node, where)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "GPUClient":
+            keywords = {keyword.arg: None for keyword in node.keywords if keyword.arg}
+            inspect.signature(GPUClient).bind(*node.args, **keywords)
+    return checked
+
+
+def test_every_sdk_name_and_argument_shown_exists(written):
+    checked = 0
+    for document in written:
+        for block in inner_cells(document.code("python")):
+            checked += check_names(python_of(block), document.name)
+        for span in document.spans:
+            if re.match(r"(client\.|job\.|GPUClient\()", span):  # `job.pull()` in passing names no arguments
+                checked += check_names(ast.parse(span), document.name, calls=not span.endswith("()"))
+    assert checked > 40
+
+
+def test_error_attributes_are_those_documented():
+    error = fastgpu.FastGPUError("no", hint="try")
+    assert (error.code, error.message, error.hint) == ("error", "no", "try")
+
+
+# ---------------------------------------------------------------- configuration
+
+
+def configured_classes() -> dict[str, type]:
+    from jupyterhub.app import JupyterHub
+    from jupyterhub.auth import Authenticator
+    from jupyterhub.spawner import Spawner
+
+    from tools.reference import SECTIONS
+
+    return {owner.__name__: owner for owner in (JupyterHub, Authenticator, Spawner, *(each for each, _ in SECTIONS))}
+
+
+def test_every_configuration_shown_is_one_the_code_takes(written, monkeypatch, tmp_path):
+    """Runs each block as JupyterHub would; ``setup_fastgpu`` does its work in a folder of ours."""
+    import fastgpu_hub
+    from fastgpu_hub.engines.local import LocalEngine
+    from fastgpu_hub.service.main import FastGPUService
+    from fastgpu_hub.service.seeds import read_seeds
+
+    real = fastgpu_hub.setup_fastgpu
+
+    def setup(c: Config, *, state_dir: str, **more: Any) -> None:
+        real(c, state_dir=tmp_path / state_dir.strip("/"), **more)
+
+    monkeypatch.setattr(fastgpu_hub, "setup_fastgpu", setup)
+    classes = configured_classes()
+    seeds = set()
+    for document in written:
+        for block in document.code("python"):
+            if not re.search(r"^(c\.|setup_fastgpu\()|^class \w+Spawner", block, re.MULTILINE):
+                continue
+            config = Config()
+            exec(compile(block, document.name, "exec"), {"c": config, "setup_fastgpu": setup, "__name__": "config"})
+            for section, traits in config.items():
+                for name in traits:
+                    known = classes[section].class_traits(config=True)
+                    assert name in known, f"{document.name}: c.{section}.{name} does not exist"
+            FastGPUService(config=config)  # traits check their values
+            LocalEngine(config=config)
+            if "FastGPUService" in config:
+                seeds |= {seed.kind for seed in read_seeds(dict(config.FastGPUService))}
+    assert seeds == {"prices", "grants", "quotas", "promotions"}
+
+
+def test_every_trait_named_in_passing_exists(written):
+    classes = configured_classes()
+    checked = 0
+    for document in written:
+        for span in document.spans:
+            if match := re.match(r"c\.([A-Z]\w+)\.(\w+)", span):
+                owner, name = match.groups()
+                assert name in classes[owner].class_traits(config=True), f"{document.name}: {span}"
+                checked += 1
+    assert checked > 10
+
+
+def test_extras_named_in_install_commands_exist(documents, root):
+    text = (root / "pyproject.toml").read_text()
+    known = set(re.findall(r"^(\w+) = \[", text.split("[project.optional-dependencies]")[1].split("\n[")[0], re.M))
+    for document in documents:
+        for command in document.commands:
+            for extras in re.findall(r"pip install '[^']*\[([\w,]+)\]'", command):
+                assert set(extras.split(",")) <= known, f"{document.name}: {command}"
+
+
+# ---------------------------------------------------------------- what else is said
+
+
+def test_the_arithmetic_of_money_comes_out(root):
+    failed, tried = doctest.testfile(str(root / "docs" / "explanation" / "money.md"), module_relative=False)
+    assert tried >= 6
+    assert failed == 0
+
+
+def test_the_scopes_are_those_the_hub_is_given(root):
+    from fastgpu_hub.setup import CUSTOM_SCOPES
+
+    text = (root / "docs" / "explanation" / "security.md").read_text()
+    listed = dict(re.findall(r"^\| `(custom:fastgpu:\w+)` \| (.+) \|$", text, re.MULTILINE))
+    assert listed == {scope: about["description"] for scope, about in CUSTOM_SCOPES.items()}
+
+
+def test_a_job_finds_the_variables_the_guide_lists(root):
+    from fastgpu_hub.broker.jobs_input import check_environment
+    from fastgpu_hub.broker.ports.world import Launch
+    from fastgpu_hub.engines.launching import SystemUser, job_environment
+
+    text = (root / "docs" / "how-to" / "submit-jobs.md").read_text()
+    rows = text.split("A job finds these variables:")[1].split("\n\nWith `--env`")[0]
+    listed = set(re.findall(r"`([A-Z_]+)`", "".join(row.split("|")[1] for row in rows.splitlines() if "|" in row)))
+    launch = Launch("j-1", "alice", "script", ("a.py",), ("GPU-1",), 1000, simulated=True)
+    user = SystemUser("alice", 1000, 1000, (), "/home/alice")
+    assert listed == set(job_environment(launch, "/usr/bin/python3", user, {}, "/progress"))
+
+    refused = text.split("you add your own. ")[1].split(" are refused.")[0]
+    names = re.findall(r"`([A-Z_]+)`", refused)
+    assert len(names) > 8
+    for name in names:
+        assert check_environment({name if not name.endswith("_") else f"{name}X": "1"}) is not None, name
+
+
+def test_pages_named_are_pages_served(written):
+    from fastgpu_hub.service.routes import ROUTES
+
+    served = [re.compile(route.regex) for route in ROUTES if route.method == "GET"]
+    named = {
+        match[1]
+        for document in written
+        for span in document.spans
+        for match in re.finditer(r"/services/fastgpu/(\S+)", span)
+    }
+    assert named
+    assert not {path for path in named if not any(pattern.fullmatch(path) for pattern in served)}
+
+
+def test_the_changelog_is_about_this_version(root):
+    version = re.search(r'^version = "(.+)"$', (root / "pyproject.toml").read_text(), re.MULTILINE)
+    heading = re.search(r"^## \[(.+?)\]", (root / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert version
+    assert heading
+    assert version[1] == heading[1]
+
+
+def test_pre_commit_needs_no_network_and_checks_what_make_lint_checks(root):
+    hooks = yaml.safe_load((root / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repo["repo"] for repo in hooks] == ["local"]
+    entries = [hook["entry"] for hook in hooks[0]["hooks"]]
+    assert all(entry.startswith(".venv/bin/") for entry in entries)
+    lint = (root / "Makefile").read_text().split("lint:")[1].split("\n\n")[0]
+    mypy = re.search(r"\$\(BIN\)/(mypy .+)", lint)
+    assert mypy
+    assert f".venv/bin/{mypy[1]}" in entries
+    for program in ("ruff check", "ruff format", "lint-imports"):
+        assert any(entry.startswith(f".venv/bin/{program}") for entry in entries)

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from fastgpu_hub.service.clock import SystemClock
+from fastgpu_hub.service.process import CannotListen, address_of, bind, kept_secret
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    port = free_port()
+    return {
+        **os.environ,
+        "JUPYTERHUB_SERVICE_NAME": "fastgpu",
+        "JUPYTERHUB_SERVICE_URL": f"http://127.0.0.1:{port}",
+        "JUPYTERHUB_SERVICE_PREFIX": "/services/fastgpu/",
+        "JUPYTERHUB_CLIENT_ID": "service-fastgpu",
+        "JUPYTERHUB_API_TOKEN": "x",
+        "JUPYTERHUB_API_URL": f"http://127.0.0.1:{free_port()}/hub/api",
+        "FASTGPU_STATE_DIR": str(tmp_path / "state"),
+        "FASTGPU_CONFIG": json.dumps(
+            {
+                "FastGPUService": {
+                    "probe": "simulated",
+                    "simulated_gpus": {"count": 2, "gpu_type": "l4"},
+                    "prices": [{"gpu_type": "l4", "per_gpu_hour": "0.1"}],
+                }
+            }
+        ),
+    }
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Any]:
+    with open(tmp_path / "service.log", "w+b") as file:
+        yield file
+
+
+def healthy(environment: dict[str, str], process: subprocess.Popen[bytes], log: Any, seconds: float = 30) -> bool:
+    url = environment["JUPYTERHUB_SERVICE_URL"] + "/services/fastgpu/health"
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        assert process.poll() is None, Path(log.name).read_text()
+        try:
+            return httpx.get(url).json() == {"ok": True}
+        except httpx.TransportError:
+            time.sleep(0.1)
+    raise AssertionError(Path(log.name).read_text())
+
+
+def test_the_program_serves_and_ends_orderly_on_sigterm(environment: dict[str, str], log: Any) -> None:
+    command = [sys.executable, "-m", "fastgpu_hub.service"]
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        assert healthy(environment, process, log)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 0
+    finally:
+        process.kill()
+        process.wait()
+    text = Path(log.name).read_text()
+    assert "2 simulated l4 GPUs" in text
+    assert "is closing" in text
+    state = Path(environment["FASTGPU_STATE_DIR"])
+    assert (state / "fastgpu.sqlite").exists()
+    assert (state / "cookie-secret").stat().st_mode & 0o777 == 0o600
+    assert state.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_service_dies_with_its_hub(environment: dict[str, str], log: Any) -> None:
+    hub = textwrap.dedent(
+        """
+        import subprocess, sys, time
+        child = subprocess.Popen([sys.executable, "-m", "fastgpu_hub.service"], start_new_session=True)
+        print(child.pid, flush=True)
+        time.sleep(60)
+        """
+    )
+    parent = subprocess.Popen([sys.executable, "-c", hub], env=environment, stdout=subprocess.PIPE, stderr=log)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    try:
+        assert healthy(environment, parent, log)
+        parent.kill()
+        until = time.monotonic() + 15
+        while time.monotonic() < until and Path(f"/proc/{child}/stat").exists():
+            if Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                break
+            time.sleep(0.05)
+        else:
+            assert not Path(f"/proc/{child}").exists(), "the service outlived its hub"
+    finally:
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"JUPYTERHUB_API_TOKEN": ""}, "JUPYTERHUB_API_TOKEN is not set"),
+        ({"FASTGPU_CONFIG": "{"}, "FASTGPU_CONFIG cannot be read"),
+        ({"FASTGPU_CONFIG": '{"FastGPUService": {"time_zone": "Mars/Olympus"}}'}, "Mars/Olympus"),
+        ({"FASTGPU_CONFIG": '{"FastGPUService": {"prices": [{"gpu_type": "l4", "per_hour": "1"}]}}'}, "prices[0]"),
+        ({"JUPYTERHUB_SERVICE_URL": "http://127.0.0.1"}, "JUPYTERHUB_SERVICE_URL"),
+    ],
+)
+def test_what_is_wrong_with_the_set_up_is_said_in_a_sentence(
+    environment: dict[str, str], change: dict[str, str], says: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "fastgpu_hub.service"], env={**environment, **change}, capture_output=True, check=False
+    )
+    assert done.returncode != 0
+    assert says in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
+
+
+async def test_a_taken_port_is_waited_for_and_then_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(CannotListen, match=f"Port {port} .* is taken"):
+            await bind("127.0.0.1", port, wait_seconds=0.3)
+        waiting = asyncio.ensure_future(bind("127.0.0.1", port, wait_seconds=5))
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+    (await waiting).close()
+
+
+def test_an_address_without_a_port_is_refused() -> None:
+    assert address_of("http://127.0.0.1:10180") == ("127.0.0.1", 10180)
+    for wrong in ("http://127.0.0.1", "", "http://127.0.0.1:port"):
+        with pytest.raises(CannotListen):
+            address_of(wrong)
+
+
+def test_the_cookie_secret_survives_restarts_and_is_ours_alone(tmp_path: Path) -> None:
+    first = kept_secret(tmp_path / "s")
+    assert kept_secret(tmp_path / "s") == first
+    assert len(first) == 32
+    (tmp_path / "s").write_bytes(b"short")
+    assert kept_secret(tmp_path / "s") not in (first, b"short")
+
+
+def test_the_clock_never_runs_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SystemClock()
+    now = clock.now_ms()
+    monkeypatch.setattr(time, "time_ns", lambda: (now - 3_600_000) * 1_000_000)
+    assert clock.now_ms() == now
+    monkeypatch.setattr(time, "time_ns", lambda: (now + 5) * 1_000_000)
+    assert clock.now_ms() == now + 5
