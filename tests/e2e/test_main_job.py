@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 from playwright.sync_api import expect
+
+from fastgpu.errors import QuotaError
 
 pytestmark = pytest.mark.browser
 
@@ -47,16 +52,54 @@ def test_a_student_picks_a_gpu_sends_a_cell_off_and_the_receipt_adds_up(hub, sig
     assert client_of("alice").status().accounts[0].held_micros == 0
 
 
-def test_a_running_job_shows_its_progress_and_a_finished_one_its_cost(hub, sign_in, picture, client_of):
-    client = client_of("bob")
-    running = client.submit(["sleep", "60"], "h100-80gb", 1, "10m", name="long training")
-    finished = client.submit(["true"], "h100-80gb", 1, "1m", name="quick check").wait(30)
-    page = sign_in("bob", "/services/fastgpu/")
-    expect(page.get_by_text("long training").first).to_be_visible()
-    expect(page.locator("body")).to_contain_text("running")
-    expect(page.get_by_text(finished.id).first).to_be_visible()
-    picture(page, "jobs", full_page=True)
+TWO_JOBS = """
+%load_ext fastgpu_magics
+%%fastgpu submit --gpu h100-80gb --time 10m --name long-training
+import time
+for epoch in range(600):
+    print("epoch", epoch, flush=True)
+    time.sleep(1)
+%%fastgpu submit --gpu h100-80gb --time 5m --name quick-check
+print("6 x 7 =", 6 * 7)
+quick = _
+quick.wait()
+%fastgpu jobs
+"""
+
+
+def test_a_notebook_shows_a_running_and_a_finished_job(hub, sign_in, picture, client_of):
+    home = hub.state_dir / "home" / "bob"
+    home.mkdir(parents=True, exist_ok=True)
+    cells = re.split(r"\n(?=%|quick = )", TWO_JOBS.strip())
+    (home / "two-jobs.ipynb").write_text(json.dumps(notebook_of(cells)))
+    page = sign_in("bob", "/hub/spawn")
+    page.get_by_role("button", name="Start").click()  # without a GPU of its own
+    page.wait_for_url("**/lab**")
+    page.goto(f"{hub.url}/user/bob/lab/tree/two-jobs.ipynb")
+    page.locator(".jp-Notebook").wait_for()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    table = page.locator(".jp-OutputArea").last
+    expect(table).to_contain_text("succeeded", timeout=60_000)
+    expect(table).to_contain_text("running")
+    expect(page.locator("#jp-main-statusbar")).not_to_contain_text("H100")
+    picture(page, "notebook-jobs")
+    running = next(job for job in client_of("bob").jobs(state="active") if job.name == "long-training")
+    page.goto(f"{hub.url}/services/fastgpu/")
+    expect(page.get_by_text("long-training").first).to_be_visible()
+    picture(page, "my-jobs", full_page=True)
     assert running.cancel().wait(30).state.value == "cancelled"
+
+
+def notebook_of(cells: list[str]) -> dict[str, object]:
+    kinds = {"metadata": {}, "execution_count": None, "outputs": [], "cell_type": "code"}
+    kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+    return {
+        "cells": [{**kinds, "id": f"cell-{number}", "source": source} for number, source in enumerate(cells)],
+        "metadata": {"kernelspec": kernel},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
 
 
 def test_the_pages_of_teacher_and_administrator(sign_in, picture):
@@ -74,12 +117,16 @@ def test_the_pages_of_teacher_and_administrator(sign_in, picture):
 
 def test_an_exhausted_quota_is_refused_with_its_numbers_and_when_it_frees_up(hub, sign_in, picture, client_of):
     client_of("admin").set_quota("person", "gpu_seconds", 600, name="bob", window="day")
-    job = client_of("bob").submit(["true"], "h100-80gb", 1, "1m").wait(30)
-    assert job.state.value == "succeeded"
-    client_of("admin").set_quota("person", "gpu_seconds", 0, name="bob", window="day")
+    job = client_of("bob").submit(["sleep", "600"], "h100-80gb", 1, "10m", name="whole allowance")
     page = sign_in("bob", "/hub/spawn")
-    row = page.locator("label, .form-check, li, div").filter(has=page.locator("input[value='h100-80gb']")).last
     expect(page.locator("input[name=gpu_type][value='h100-80gb']")).to_be_disabled()
-    expect(page.locator("#spawn_form")).to_contain_text("bob: 0 GPU-hours per day")
-    assert row is not None
+    form = page.locator("#spawn_form")
+    for text in ("bob: 0.17 GPU-hours per day", "0.17 GPU-hours reserved", "resets on"):
+        expect(form).to_contain_text(text)
     picture(page, "refusal", full_page=True)
+    with pytest.raises(QuotaError, match=r"0\.17 GPU-hours reserved") as refused:
+        client_of("bob").submit(["true"], "h100-80gb", 1, "5m")
+    assert refused.value.explanation is not None
+    assert refused.value.explanation.frees_at is not None
+    job.cancel().wait(30)
+    assert client_of("bob").submit(["true"], "h100-80gb", 1, "5m").wait(30).state.value == "succeeded"
