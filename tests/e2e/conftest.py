@@ -113,7 +113,7 @@ def sign_in(hub: HubProcess, chromium):
         page.fill("#username_input", name)
         page.fill("#password_input", "fastgpu")
         page.click("#login_submit")
-        page.wait_for_url("**/hub/**")
+        page.wait_for_url(lambda url: "/hub/login" not in url)  # to their server if it runs
         page.goto(f"{hub.url}{path}")
         return page
 

@@ -28,8 +28,7 @@ def test_a_student_picks_a_gpu_sends_a_cell_off_and_the_receipt_adds_up(hub, sig
     status_bar = page.locator("#jp-main-statusbar")
     expect(status_bar).to_contain_text("H100 (simulated)")
     expect(status_bar).to_contain_text("0.40 credits/h")
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    run_all_cells(page)
     output = page.locator(".jp-Notebook")
     expect(output).to_contain_text("receipt total == ledger total", timeout=90_000)
     expect(output).to_contain_text("accuracy 0.9")
@@ -52,6 +51,13 @@ def test_a_student_picks_a_gpu_sends_a_cell_off_and_the_receipt_adds_up(hub, sig
     assert client_of("alice").status().accounts[0].held_micros == 0
 
 
+def run_all_cells(page) -> None:
+    """Once the kernel is there: before, JupyterLab only asks for one."""
+    expect(page.locator("#jp-main-statusbar")).to_contain_text("Idle", timeout=60_000)
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
+
 TWO_JOBS = """
 %load_ext fastgpu_magics
 %%fastgpu submit --gpu h100-80gb --time 10m --name long-training
@@ -63,7 +69,7 @@ for epoch in range(600):
 print("6 x 7 =", 6 * 7)
 quick = _
 quick.wait()
-%fastgpu jobs
+%fastgpu jobs --all
 """
 
 
@@ -77,8 +83,7 @@ def test_a_notebook_shows_a_running_and_a_finished_job(hub, sign_in, picture, cl
     page.wait_for_url("**/lab**")
     page.goto(f"{hub.url}/user/bob/lab/tree/two-jobs.ipynb")
     page.locator(".jp-Notebook").wait_for()
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    run_all_cells(page)
     table = page.locator(".jp-OutputArea").last
     expect(table).to_contain_text("succeeded", timeout=60_000)
     expect(table).to_contain_text("running")
@@ -116,15 +121,15 @@ def test_the_pages_of_teacher_and_administrator(sign_in, picture):
 
 
 def test_an_exhausted_quota_is_refused_with_its_numbers_and_when_it_frees_up(hub, sign_in, picture, client_of):
-    client_of("admin").set_quota("person", "gpu_seconds", 600, name="bob", window="day")
-    job = client_of("bob").submit(["sleep", "600"], "h100-80gb", 1, "10m", name="whole allowance")
+    client_of("admin").set_quota("person", "gpu_seconds", 720, name="bob", window="day")
+    job = client_of("bob").submit(["sleep", "600"], "h100-80gb", 1, "11m", name="nearly all")
     page = sign_in("bob", "/hub/spawn")
     expect(page.locator("input[name=gpu_type][value='h100-80gb']")).to_be_disabled()
     form = page.locator("#spawn_form")
-    for text in ("bob: 0.17 GPU-hours per day", "0.17 GPU-hours reserved", "resets on"):
+    for text in ("bob: 0.20 GPU-hours per day", "0.18 GPU-hours reserved", "resets on"):
         expect(form).to_contain_text(text)
     picture(page, "refusal", full_page=True)
-    with pytest.raises(QuotaError, match=r"0\.17 GPU-hours reserved") as refused:
+    with pytest.raises(QuotaError, match=r"0\.18 GPU-hours reserved") as refused:
         client_of("bob").submit(["true"], "h100-80gb", 1, "5m")
     assert refused.value.explanation is not None
     assert refused.value.explanation.frees_at is not None
