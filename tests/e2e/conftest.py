@@ -86,6 +86,18 @@ async def token_of(hub: HubProcess, name: str) -> str:
         return person.token
 
 
+@pytest.fixture
+def stop_server(hub: HubProcess) -> Callable[[str], None]:
+    """Stop a demo person's server and wait until it is gone."""
+
+    async def stop(name: str) -> None:
+        async with Student(hub.url, name, "fastgpu") as person:
+            await person.sign_in()
+            await person.stop_server()
+
+    return lambda name: in_thread(stop(name))
+
+
 @pytest.fixture(scope="module")
 def chromium():
     """A headless Chromium. Not for the whole session: its event loop would be in the way of other tests' loops."""

@@ -73,7 +73,7 @@ quick.wait()
 """
 
 
-def test_a_notebook_shows_a_running_and_a_finished_job(hub, sign_in, picture, client_of):
+def test_a_notebook_shows_a_running_and_a_finished_job(hub, sign_in, picture, client_of, stop_server):
     home = hub.state_dir / "home" / "bob"
     home.mkdir(parents=True, exist_ok=True)
     cells = re.split(r"\n(?=%|quick = )", TWO_JOBS.strip())
@@ -94,6 +94,7 @@ def test_a_notebook_shows_a_running_and_a_finished_job(hub, sign_in, picture, cl
     expect(page.get_by_text("long-training").first).to_be_visible()
     picture(page, "my-jobs", full_page=True)
     assert running.cancel().wait(30).state.value == "cancelled"
+    stop_server("bob")
 
 
 def notebook_of(cells: list[str]) -> dict[str, object]:
