@@ -138,8 +138,8 @@ def sign_in(hub: HubProcess, chromium):
 def picture(tmp_path: Path):
     """Save a screenshot, into FASTGPU_SCREENSHOTS when that is set (the README's pictures are made so)."""
 
-    def save(page, name: str, **options) -> None:
+    def save(page_or_locator, name: str, **options) -> None:
         folder = Path(os.environ.get("FASTGPU_SCREENSHOTS", tmp_path))
-        page.screenshot(path=folder / f"{name}.png", **options)
+        page_or_locator.screenshot(path=folder / f"{name}.png", **options)
 
     return save
