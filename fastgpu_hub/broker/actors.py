@@ -45,9 +45,15 @@ def accounts_of(name: str, classes: tuple[str, ...]) -> tuple[str, ...]:
     return (*(f"class:{klass}" for klass in sorted(classes)), f"person:{name}")
 
 
+def can_be_stored(text: str) -> bool:
+    """False for text that no database takes, and that therefore names nothing (NUL, lone surrogates)."""
+    return "\0" not in text and not any(0xD800 <= ord(c) <= 0xDFFF for c in text)
+
+
 def not_found(what: str, subject_id: str) -> Refused:
     """The one answer for what does not exist and for what belongs to somebody else."""
-    return Refused("not_found", f"There is no {what} {subject_id!r} that you may see.")
+    shown = subject_id if len(subject_id) <= 200 else f"{subject_id[:199]}…"
+    return Refused("not_found", f"There is no {what} {shown!r} that you may see.")
 
 
 def not_allowed(sentence: str, instead: str = "") -> Refused:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from fastgpu import models
 from fastgpu_hub.broker import lifecycle, reports, rules, views
-from fastgpu_hub.broker.actors import Actor, not_allowed, not_found
+from fastgpu_hub.broker.actors import Actor, can_be_stored, not_allowed, not_found
 from fastgpu_hub.broker.admission import Rules
 from fastgpu_hub.broker.desk import Desk, M
 from fastgpu_hub.broker.idempotency import IdempotencyClaim, Refusal
@@ -44,7 +44,7 @@ class Broker(Desk):
         """Admit a job and queue it."""
         if actor.kind != "user":
             return not_allowed("Only a person can submit jobs.")
-        state = self.runtime.state
+        state = self.runtime.view
         refused = (
             check_job_input(request.kind, request.argv, request.environment, [entry.path for entry in request.inputs])
             or self._missing_blobs(request)
@@ -77,7 +77,7 @@ class Broker(Desk):
             )
             lifecycle.request(uow, workload, now_ms, self.settings)
             admitted.append((workload, Rules.load(uow)))
-            return self._job_view(uow, workload)
+            return views.job(uow, workload, self._live(), uow.promotion_names())
 
         answer = await self._write(actor, key, models.Job, admit)
         return await self._queued(answer, admitted, self._job_view)
@@ -85,7 +85,11 @@ class Broker(Desk):
     async def _queued(
         self, answer: M | Refused, admitted: list[tuple[Workload, Rules]], view: Callable[[UnitOfWork, Workload], M]
     ) -> M | Refused:
-        """After the commit: hand an admitted workload to the scheduler and answer with its place in the queue."""
+        """After the commit: hand an admitted workload to the scheduler and answer with its place in the queue.
+
+        When that was done by an earlier call with the same key, its answer stands; what the scheduler missed because
+        that call was not answered, the reconciler makes good.
+        """
         if isinstance(answer, Refused) or not admitted:
             return answer
         workload = admitted[0][0]
@@ -122,9 +126,12 @@ class Broker(Desk):
         self, actor: Actor, active: bool = False, limit: int = 50, owner: str | None = None, account: str | None = None
     ) -> list[models.Job] | Refused:
         """The caller's jobs, newest first; those of a managed account for its teacher, anybody's for administrators."""
-        if owner not in (None, actor.name) and not (actor.admin or (account and actor.manages(account))):
+        foreign = owner not in (None, actor.name) and not (actor.admin or (account and actor.manages(account)))
+        if foreign or not can_be_stored(owner or ""):
             return not_found("person", owner or "")
-        if account is not None and account not in actor.accounts and not actor.manages(account):
+        if account is not None and not (
+            can_be_stored(account) and (account in actor.accounts or actor.manages(account))
+        ):
             return not_found("account", account)
         whose = owner or (None if account and actor.manages(account) else actor.name)
 
@@ -178,8 +185,11 @@ class Broker(Desk):
         job = await self.job(actor, job_id)
         if isinstance(job, Refused):
             return job
-        chunk = await asyncio.to_thread(self.engine.read_log, job_id, offset, limit_bytes)
-        return chunk, self.engine.log_size(job_id), job.state.value
+
+        def read() -> tuple[bytes, int]:
+            return self.engine.read_log(job_id, offset, limit_bytes), self.engine.log_size(job_id)
+
+        return *await asyncio.to_thread(read), job.state.value
 
     async def job_files(self, actor: Actor, job_id: str) -> list[models.JobFile] | Refused:
         """Files in the job's directory."""
@@ -214,7 +224,9 @@ class Broker(Desk):
         """The caller's leases that wait or live."""
 
         def look(uow: UnitOfWork) -> list[models.Lease]:
-            return [self._lease_view(uow, w) for w in uow.workloads(owner=actor.name, states=ACTIVE)]
+            found = uow.workloads(owner=actor.name, states=ACTIVE)
+            live, names = self._live(found), uow.promotion_names()
+            return [views.lease(uow, workload, live, names) for workload in found]
 
         return await self.store.read(look)
 
@@ -232,7 +244,7 @@ class Broker(Desk):
         if isinstance(person, Refused):
             return person
         name, classes = person
-        if refused := reports.capacity_refusal(self.runtime.state, request.gpu_type, request.gpu_count):
+        if refused := reports.capacity_refusal(self.runtime.view, request.gpu_type, request.gpu_count):
             return refused
         admitted: list[tuple[Workload, Rules]] = []
 
@@ -255,7 +267,7 @@ class Broker(Desk):
             )
             lifecycle.request(uow, workload, now_ms, self.settings)
             admitted.append((workload, Rules.load(uow)))
-            return self._lease_view(uow, workload)
+            return views.lease(uow, workload, self._live(), uow.promotion_names())
 
         answer = await self._write(actor, key, models.Lease, admit)
         return await self._queued(answer, admitted, self._lease_view)
@@ -297,6 +309,10 @@ class Broker(Desk):
             return self._lease_view(uow, changed[0])
 
         answer = await self._write(actor, key, models.Lease, apply)
-        if changed and not isinstance(answer, Refused):
-            self.runtime.gone(lease_id) if changed[0].state == "ended" else self.runtime.started(changed[0])
+        if isinstance(answer, Refused):
+            return answer
+        # A repeat changes nothing in the store, but the first call may have died before it came to this.
+        workload = changed[0] if changed else await self.store.read(lambda uow: uow.workload(lease_id))
+        if workload is not None:
+            self.runtime.gone(lease_id) if workload.state == "ended" else self.runtime.started(workload)
         return answer

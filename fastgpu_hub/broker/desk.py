@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from fastgpu import models
 from fastgpu_hub.broker import reports, rules, views
-from fastgpu_hub.broker.actors import Actor, accounts_of, not_allowed, not_found
+from fastgpu_hub.broker.actors import Actor, accounts_of, can_be_stored, not_allowed, not_found
 from fastgpu_hub.broker.admission import Rules, Wish
 from fastgpu_hub.broker.idempotency import IdempotencyClaim, Refusal, once
 from fastgpu_hub.broker.lifecycle import ACTIVE, LIVE, Settings
@@ -23,11 +23,12 @@ from fastgpu_hub.broker.views import Live
 from fastgpu_hub.pricing.explain import Refused
 from fastgpu_hub.pricing.ledger import REVENUE, balances
 from fastgpu_hub.pricing.promotions import Customer
-from fastgpu_hub.scheduling import eta, scheduler
+from fastgpu_hub.scheduling.overview import Overview, overview
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 RECENT_JOBS = 20
+PROBE_PATIENCE_SECONDS = 0.5
 
 
 class Desk:
@@ -38,6 +39,7 @@ class Desk:
     ) -> None:
         self.settings = settings or Settings()
         self.store, self.engine, self.hub, self.clock = store, engine, hub, clock
+        self._known_queue: Overview | None = None
         self.runtime = Runtime(store, engine, probe, hub, clock, self.settings)
 
     # ------------------------------------------------------------ helpers
@@ -56,30 +58,33 @@ class Desk:
         except Refusal as error:
             return error.refused
 
+    def _queue(self) -> Overview:
+        """The queue as it stands, at most a second old; worked out once, however many look."""
+        state, now_ms, known = self.runtime.view, self.clock.now_ms(), self._known_queue
+        if known is None or known.state is not state or now_ms - known.at_ms >= 1000:
+            known = self._known_queue = overview(state, self.runtime.ends_ms, now_ms)
+        return known
+
     def _live(self, workloads: Sequence[Workload] = ()) -> Live:
         """What stands in no table, for the views of these workloads."""
-        state, now_ms = self.runtime.state, self.clock.now_ms()
-        queued = [w.id for w in workloads if w.state == "queued"]
-        starts = eta.estimates(state, self.runtime.ends_ms, now_ms) if queued else {}
-        reasons = {workload_id: scheduler.why_waiting(state, workload_id) for workload_id in queued}
         running = [w.id for w in workloads if w.kind == "job" and w.state in ("running", "stopping")]
         progress = {job_id: self.engine.progress(job_id) for job_id in running}
+        queue = self._queue() if any(w.state == "queued" for w in workloads) else None
         return Live(
-            now_ms,
+            self.clock.now_ms(),
             self.settings.currency,
-            self.runtime.devices,
-            scheduler.queue_places(state) if queued else {},
-            {workload_id: reason for workload_id, reason in reasons.items() if reason is not None},
-            {workload_id: start for (_, workload_id), start in starts.items()},
+            self.runtime.gpus.devices,
+            queue.places if queue else {},
+            queue.reasons if queue else {},
+            queue.starts_ms if queue else {},
             {job_id: value for job_id, value in progress.items() if value is not None},
             {w.id: self.engine.log_size(w.id) for w in workloads if w.kind == "job"},
         )
 
     def _wait_ms(self, gpu_type: str) -> int | None:
         """How long one more GPU of a type would be waited for at most; None when that is unknown."""
-        now_ms = self.clock.now_ms()
-        start_ms = eta.estimates(self.runtime.state, self.runtime.ends_ms, now_ms).get((gpu_type, eta.NEXT))
-        return None if start_ms is None else max(0, start_ms - now_ms)
+        start_ms = self._queue().next_ms.get(gpu_type)
+        return None if start_ms is None else max(0, start_ms - self.clock.now_ms())
 
     def _job_view(self, uow: UnitOfWork, workload: Workload) -> models.Job:
         return views.job(uow, workload, self._live([workload]), uow.promotion_names())
@@ -89,7 +94,7 @@ class Desk:
 
     @staticmethod
     def _visible(uow: UnitOfWork, actor: Actor, workload_id: str, kind: str | None = None) -> Workload:
-        workload = uow.workload(workload_id)
+        workload = uow.workload(workload_id) if can_be_stored(workload_id) else None
         if workload is None or not actor.sees(workload) or (kind and workload.kind != kind):
             raise Refusal(not_found(kind or "lease", workload_id))
         return workload
@@ -108,7 +113,7 @@ class Desk:
         """Name and classes of the person a call is about: the caller, or for the spawner whom the hub knows."""
         if owner == "me" or (owner == actor.name and actor.kind == "user"):
             return actor.name, actor.classes
-        if not actor.spawner:
+        if not actor.spawner or not can_be_stored(owner):
             return not_found("person", owner)
         user = await self.hub.user(owner)
         return (user.name, user.classes) if user is not None else not_found("person", owner)
@@ -127,8 +132,8 @@ class Desk:
 
     async def status(self, actor: Actor) -> models.Status:
         """Everything at a glance: live leases and their GPUs, recent jobs, quotas, accounts, promotions."""
-        samples = await self.runtime.sample()
-        devices = self.runtime.devices
+        samples = await self.runtime.gpus.sample(patience_seconds=PROBE_PATIENCE_SECONDS)
+        devices = self.runtime.gpus.devices
 
         def look(uow: UnitOfWork) -> models.Status:
             leases = uow.workloads(owner=actor.name, states=ACTIVE)
@@ -150,7 +155,7 @@ class Desk:
         return await self.store.read(look)
 
     def _quotas(self, uow: UnitOfWork, name: str, classes: tuple[str, ...], now_ms: int) -> tuple[models.QuotaUse, ...]:
-        held = dict(self.runtime.state.held_per_key)
+        held = self.runtime.view.held_per_key
         found: dict[int, models.QuotaUse] = {}
         for account in accounts_of(name, classes):
             for use in rules.applicable_quotas(
@@ -177,7 +182,7 @@ class Desk:
 
         def look(uow: UnitOfWork) -> models.Options:
             customer, live = self._customer(name, classes, account), self._live()
-            book, state = Rules.load(uow), self.runtime.state
+            book, state = Rules.load(uow), self.runtime.view
 
             return models.Options(
                 user=name,
@@ -188,7 +193,7 @@ class Desk:
                         book,
                         Wish(customer, gpu_type, 1, promo_code),
                         state,
-                        reports.type_info(self.runtime.devices.values(), gpu_type),
+                        reports.type_info(self.runtime.gpus.devices.values(), gpu_type),
                         self._wait_ms(gpu_type),
                         live,
                     )
@@ -209,10 +214,10 @@ class Desk:
             customer = self._customer(actor.name, actor.classes, request.account)
             wish = Wish(customer, request.gpu_type, request.gpu_count, request.promo_code)
             from_ms = live.now_ms if request.starts_at is None else views.milliseconds(request.starts_at)
-            info = reports.type_info(self.runtime.devices.values(), request.gpu_type)
+            info = reports.type_info(self.runtime.gpus.devices.values(), request.gpu_type)
             duration_ms = request.duration_seconds * 1000
             wait_ms = self._wait_ms(request.gpu_type)
-            return reports.quote(uow, wish, from_ms, duration_ms, self.runtime.state, info.simulated, wait_ms, live)
+            return reports.quote(uow, wish, from_ms, duration_ms, self.runtime.view, info.simulated, wait_ms, live)
 
         return await self._read(look)
 
@@ -251,9 +256,21 @@ class Desk:
         return list(await self.store.read(lambda uow: self._promotions(uow, customer, promo_code, now_ms)))
 
     async def quotas(self, actor: Actor) -> list[models.QuotaUse]:
-        """Every limit the caller falls under."""
-        now_ms = self.clock.now_ms()
-        return list(await self.store.read(lambda uow: self._quotas(uow, actor.name, actor.classes, now_ms)))
+        """Every limit the caller falls under; all of those they run classes of, and for administrators all there are.
+
+        A limit on each member or person stands there as it is for the caller, else as it is unused.
+        """
+        now_ms, held, currency = self.clock.now_ms(), self.runtime.view.held_per_key, self.settings.currency
+
+        def look(uow: UnitOfWork) -> list[models.QuotaUse]:
+            found = {use.quota_id: use for use in self._quotas(uow, actor.name, actor.classes, now_ms)}
+            for quota in uow.quotas():
+                if quota.id not in found and rules.may_see(actor, quota):
+                    nobody = Customer("", f"class:{quota.name}", ())
+                    found[quota.id] = rules.quota_use(uow, quota, nobody, now_ms, held, currency)
+            return list(found.values())
+
+        return await self.store.read(look)
 
     async def prices(self, actor: Actor) -> list[models.Price]:
         """All price versions."""
@@ -318,19 +335,19 @@ class Desk:
     # ------------------------------------------------------------ classes, administration
     async def class_report(self, actor: Actor, name: str) -> models.ClassReport | Refused:
         """A class as its teacher sees it."""
-        if not actor.manages(f"class:{name}"):
+        if not actor.manages(f"class:{name}") or not can_be_stored(name):
             return not_found("class", name)
         members = await self.hub.class_members(name)
         if members is None:
             return not_found("class", name)
-        held = dict(self.runtime.state.held_per_key)
+        held = self.runtime.view.held_per_key
         return await self.store.read(lambda uow: reports.class_report(uow, name, members, self._live(), held))
 
     async def inventory(self, actor: Actor) -> list[models.InventoryGpu] | Refused:
         """Every device: free, leased (to whom) or fenced (why)."""
         if not actor.admin:
             return not_allowed("Only an administrator sees the inventory.")
-        devices = self.runtime.state.inventory
+        devices = self.runtime.view.inventory
         owners = {w.id: w.owner for w in await self.store.read(lambda uow: uow.workloads(states=LIVE))}
 
         def row(device: GpuDevice) -> models.InventoryGpu:
@@ -343,7 +360,7 @@ class Desk:
                 reason=fence or "",
             )
 
-        return [row(device) for device in self.runtime.devices.values()]
+        return [row(device) for device in self.runtime.gpus.devices.values()]
 
     async def audit(self, actor: Actor, limit: int = 100) -> list[models.AuditLine] | Refused:
         """Who changed what, newest first."""
@@ -353,7 +370,7 @@ class Desk:
 
     async def metrics_snapshot(self) -> dict[str, float]:
         """Gauges for the metrics page."""
-        state = self.runtime.state
+        state = self.runtime.view
         active, holds = await self.store.read(lambda uow: (uow.workloads(states=ACTIVE), uow.open_holds()))
         leased = len(state.inventory.holder)
         fenced = len(set(state.inventory.fenced) - set(state.inventory.holder))

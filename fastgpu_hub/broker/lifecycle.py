@@ -128,9 +128,12 @@ def grant(
 ) -> Workload:
     """Give GPUs: price again from now on and exchange the hold for it.
 
-    Raises Refusal when the prices or quotas of now forbid it (the old hold stays), Stale when it no longer waits.
+    A repeat with the same devices changes nothing. Raises Refusal when the prices or quotas of now forbid it (the old
+    hold stays), Stale when it no longer waits.
     """
     workload = uow.workload(workload_id)
+    if workload is not None and workload.state in LIVE and workload.gpu_uuids == uuids:
+        return workload
     if workload is None or workload.state != "queued":
         raise Stale(f"{workload_id} does not wait any more")
     _exchange(uow, workload, now_ms, settings)
@@ -156,10 +159,11 @@ def started(uow: UnitOfWork, workload_id: str, at_ms: int, pid: int | None, sett
     """The engine confirmed the start: billing begins here, and the hold moves with it.
 
     When the later interval can no longer be held (a promotion ended meanwhile), the hold of the grant is kept and the
-    tail it does not cover is not billed. A repeat changes nothing.
+    tail it does not cover is not billed. One that was ordered to stop meanwhile is billed while it stops. A repeat
+    changes nothing.
     """
     workload = uow.workload(workload_id)
-    if workload is None or workload.state != "granted":
+    if workload is None or workload.state not in ("granted", "stopping") or workload.billed_from_ms is not None:
         return workload
     hold = _open_hold(uow, workload_id)
     try:
@@ -167,7 +171,8 @@ def started(uow: UnitOfWork, workload_id: str, at_ms: int, pid: int | None, sett
     except Refusal:
         lines = metering.skip(hold.lines, at_ms)
         uow.save_hold(replace(hold, lines=lines))
-    running = replace(workload, state="running", billed_from_ms=at_ms, charged_until_ms=at_ms, pid=pid)
+    state = "running" if workload.state == "granted" else workload.state
+    running = replace(workload, state=state, billed_from_ms=at_ms, charged_until_ms=at_ms, pid=pid)
     uow.save_workload(running)
     note(uow, workload_id, at_ms, "started")
     return settle(uow, running, at_ms)
@@ -193,33 +198,43 @@ def settle(uow: UnitOfWork, workload: Workload, until_ms: int, *, final: bool = 
 
 
 def renew(uow: UnitOfWork, workload: Workload, now_ms: int, settings: Settings) -> int | Refused:
-    """Extend an open-ended server's hold by up to a horizon from now; its new end, or why it cannot be extended."""
+    """Extend an open-ended server's hold by up to a horizon from now; its new end, or why it cannot be extended.
+
+    Time that has passed without a hold (the service was down for long, the clock jumped) is noted, not billed.
+    """
     hold = _open_hold(uow, workload.id)
     wish = wish_of(workload)
     rules = Rules.load(uow)
-    target = now_ms + settings.server_horizon_ms
-    until = affordable_until(uow, rules, wish, hold.until_ms, target, settings.currency, starts=False)
+    from_ms, target = max(hold.until_ms, now_ms), now_ms + settings.server_horizon_ms
+    until = affordable_until(uow, rules, wish, from_ms, target, settings.currency, starts=False)
     if isinstance(until, Refused):
         return until
-    lines = hold.lines + priced(rules, wish, hold.until_ms, until, starts=False)
+    lines = hold.lines + priced(rules, wish, from_ms, until, starts=False)
+    if from_ms > hold.until_ms:
+        note(uow, workload.id, now_ms, "not_billed", from_ms=hold.until_ms, until_ms=from_ms)
     uow.save_hold(replace(hold, lines=lines, until_ms=until))
     note(uow, workload.id, now_ms, "renewed", until_ms=until)
     return until
 
 
-def edge(uow: UnitOfWork, workload_id: str, now_ms: int, settings: Settings) -> tuple[int | None, Refused | None]:
+def edge(
+    uow: UnitOfWork, workload_id: str, now_ms: int, seen_ms: int, settings: Settings
+) -> tuple[int | None, Refused | None]:
     """A live workload at an edge: settle whole lines; renew an open-ended server's funding, or find that it ends.
 
+    Only what lies before ``seen_ms``, when it was last known to run, is settled: a charge is never taken back.
     Returns when to look again (None: nothing more is due) and why the workload must stop now, if it must.
     """
     workload = uow.workload(workload_id)
     if workload is None or workload.state not in LIVE:
         return None, None
-    settle(uow, workload, now_ms)
+    workload = settle(uow, workload, min(now_ms, seen_ms))
     hold = uow.open_hold(workload_id)
     if hold is None:
         return None, None
     edge_ms = metering.next_edge_ms(hold.lines) if workload.billed_from_ms is not None else None
+    if edge_ms is not None and edge_ms <= now_ms:  # over, but whether it ran until then will turn out
+        edge_ms = now_ms + settings.reconcile_interval_ms
     if workload.kind != "server" or workload.state != "running":
         return edge_ms, None
     stop_ms = hold.until_ms - int(settings.stop_grace_seconds * 1000)
@@ -263,7 +278,7 @@ def finish(
     workload = uow.workload(workload_id)
     if workload is None or workload.state == "ended":
         return workload
-    end_ms = max(at_ms, workload.billed_from_ms or 0)
+    end_ms = max(at_ms, workload.billed_from_ms or 0, workload.charged_until_ms or 0)
     workload = settle(uow, workload, end_ms, final=True)
     hold = uow.open_hold(workload_id)
     if hold is not None:

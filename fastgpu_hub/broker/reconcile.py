@@ -2,34 +2,69 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fastgpu_hub.broker import lifecycle
+from fastgpu_hub.broker.admission import Rules
 from fastgpu_hub.broker.idempotency import KEEP_MS
 from fastgpu_hub.broker.lifecycle import ACTIVE, LIVE
+from fastgpu_hub.broker.orders import want_of
 from fastgpu_hub.broker.ports.records import Hold, Workload
-from fastgpu_hub.broker.ports.store import UnitOfWork
+from fastgpu_hub.broker.ports.store import StoreUnavailable, UnitOfWork
 from fastgpu_hub.broker.ports.world import HubUnavailable
-from fastgpu_hub.pricing.ledger import LedgerError, check_balanced
+from fastgpu_hub.pricing.ledger import LedgerError, Transfer, check_balanced
+from fastgpu_hub.scheduling import scheduler
 
 if TYPE_CHECKING:
     from fastgpu_hub.broker.runtime import Runtime
 
 log = logging.getLogger("fastgpu.reconcile")
 MISSES_BEFORE_GONE = 2
+# A workload whose funding is over is to be gone after this long, or people are told.
+OVERDUE_MS = 60_000
+NEW_ENTRIES = 20_000
+OLD_ENTRIES = 1_000
+
+
+async def keep_reconciled(runtime: Runtime) -> None:
+    """Rounds until cancelled. One that fails is logged, and the next one comes."""
+    while not runtime.closing:
+        try:
+            await reconcile(runtime)
+        except StoreUnavailable as error:
+            log.error("the database does not answer, nothing was compared: %s", error)
+        except Exception:
+            log.exception("a round of comparing failed")
+        await asyncio.sleep(runtime.settings.reconcile_interval_ms / 1000)
 
 
 async def reconcile(runtime: Runtime) -> None:
     """One round. Raises StoreUnavailable only; an engine or hub that does not answer changes nothing."""
-    await runtime.find_devices()
-    await runtime.sample()
+    await runtime.gpus.find()
+    await runtime.gpus.sample()
+    await _repair_scheduler(runtime)
     active = await runtime.store.read(lambda uow: uow.workloads(states=ACTIVE))
+    # The hub has one server of a name, and counts the one of the latest request; active comes in that order.
+    latest = {(w.owner, w.server_name): w.id for w in active if w.kind == "server"}
+    hub_answers = True
     for workload in active:
-        if workload.kind == "server":
-            await _server(runtime, workload)
-        elif workload.state in LIVE:
-            await _job(runtime, workload)
+        if workload.state == "running" and workload.id not in runtime.time.due:
+            runtime.time.look_at(workload.id)
+        try:
+            if workload.kind == "job" and workload.state in LIVE:
+                await _job(runtime, workload)
+            elif workload.kind == "server" and hub_answers:
+                await _server(runtime, workload, replaced=latest[workload.owner, workload.server_name] != workload.id)
+        except HubUnavailable as error:
+            hub_answers = False  # it is not asked again in this round: each question may take its whole timeout
+            log.warning("the hub does not answer, nothing follows about servers: %s", error)
+        except StoreUnavailable:
+            raise
+        except Exception:
+            log.exception("%s could not be compared", workload.id)
     now_ms = runtime.clock.now_ms()
 
     def housekeeping(uow: UnitOfWork) -> None:
@@ -37,10 +72,60 @@ async def reconcile(runtime: Runtime) -> None:
         uow.forget_idempotency_keys(now_ms - KEEP_MS)
 
     await runtime.store.write(housekeeping)
-    runtime.problems = await _problems(runtime)
+    runtime.problems = await find_problems(runtime)
     for problem in runtime.problems:
         log.error("inconsistent: %s", problem)
     runtime.reconsider()
+
+
+async def _repair_scheduler(runtime: Runtime) -> None:
+    """Bring the scheduler in line with the store where an answer was lost between the two.
+
+    A difference counts only when it is there twice: before and after a second look at the store, so that what is just
+    on its way from one to the other is left alone.
+    """
+
+    def look(uow: UnitOfWork) -> tuple[list[Workload], Rules]:
+        return uow.workloads(states=ACTIVE), Rules.load(uow)
+
+    active, rules = await runtime.store.read(look)
+    suspected = _differences(runtime.state, active, rules)
+    if not suspected:
+        return
+    active, rules = await runtime.store.read(look)
+    workloads = {workload.id: workload for workload in active}
+    for event in _differences(runtime.state, active, rules):
+        if event not in suspected:
+            continue
+        log.warning("the scheduler did not know: %s", event)
+        match event:
+            case scheduler.Arrived(want):
+                runtime.arrived(workloads[want.id], rules)
+            case scheduler.Resumed(want):
+                runtime.resumed(workloads[want.id], rules, runtime.clock.now_ms())
+            case scheduler.Gone(workload_id):
+                runtime.gone(workload_id)
+            case _:
+                runtime.feed(event)
+
+
+def _differences(state: scheduler.State, active: Sequence[Workload], rules: Rules) -> list[scheduler.Event]:
+    """What the scheduler would have to hear to know what the store says: nothing, when no answer was lost."""
+    holding, waiting = state.holding, {want.id: want for want in state.queue}
+    wants = {workload.id: want_of(workload, rules) for workload in active}
+    events: list[scheduler.Event] = [scheduler.Gone(who) for who in (*waiting, *holding) if who not in wants]
+    limits = {}
+    for workload in active:
+        want, known = wants[workload.id], holding.get(workload.id) or waiting.get(workload.id)
+        if workload.state != "queued" and workload.id not in holding:
+            if known is not None:
+                events.append(scheduler.Gone(workload.id))
+            events.append(scheduler.Resumed(want, workload.gpu_uuids))
+        elif known is None:
+            events.append(scheduler.Arrived(want))
+        elif known.limits != want.limits:
+            limits[workload.id] = want.limits
+    return [*events, scheduler.LimitsChanged(limits)] if limits else events
 
 
 async def _job(runtime: Runtime, workload: Workload) -> None:
@@ -48,22 +133,20 @@ async def _job(runtime: Runtime, workload: Workload) -> None:
     if observation.state == "running":
         runtime.seen_active_ms[workload.id] = runtime.clock.now_ms()
     told = {"granted": "starting", "running": "running"}.get(workload.state)
-    if observation.state not in (told, "unknown", "running" if workload.state == "stopping" else ""):
+    if workload.state == "stopping" and workload.billed_from_ms is not None:
+        told = "running"
+    if observation.state not in (told, "starting", "unknown"):
         await runtime.follow(observation)
     if workload.state == "stopping" and observation.state in ("starting", "running"):
         await runtime.carry_out_stop(workload)
 
 
-async def _server(runtime: Runtime, workload: Workload) -> None:
+async def _server(runtime: Runtime, workload: Workload, *, replaced: bool) -> None:
     """A server the hub denies twice in a row is gone; it was charged until it was last seen."""
-    try:
-        active = await runtime.hub.server_active(workload.owner, workload.server_name or "")
-    except HubUnavailable as error:
-        log.warning("the hub does not answer, nothing follows about servers: %s", error)
-        return
-    if active:
+    if not replaced and await runtime.hub.server_active(workload.owner, workload.server_name or ""):
         runtime.missed.pop(workload.id, None)
-        runtime.seen_active_ms[workload.id] = runtime.clock.now_ms()
+        if workload.id in runtime.state.holding:
+            runtime.seen_active_ms[workload.id] = runtime.clock.now_ms()
         if workload.state == "stopping":
             await runtime.carry_out_stop(workload)
         return
@@ -77,26 +160,53 @@ async def _server(runtime: Runtime, workload: Workload) -> None:
     runtime.gone(workload.id)
 
 
-async def _problems(runtime: Runtime) -> list[str]:
+class LedgerWatch:
+    """Checks each new ledger entry once, and all old ones over again a few at a time: the same work at any age."""
+
+    def __init__(self) -> None:
+        self._new_after = self._old_after = 0
+        self._faults: dict[int, str] = {}
+
+    def check(self, uow: UnitOfWork) -> list[str]:
+        """Faults known so far, after this round's entries."""
+        new = uow.transfers(after_id=self._new_after, limit=NEW_ENTRIES)
+        old = uow.transfers(after_id=self._old_after, limit=OLD_ENTRIES)
+        self._new_after = new[-1].id if new else self._new_after
+        self._old_after = old[-1].id if len(old) == OLD_ENTRIES else 0
+        for transfer in (*new, *old):
+            self._check(transfer)
+        return list(self._faults.values())
+
+    def _check(self, transfer: Transfer) -> None:
+        # Debit and credit stand in one entry, so books whose every entry is well-formed balance.
+        self._faults.pop(transfer.id, None)
+        try:
+            check_balanced([transfer])
+        except LedgerError as error:
+            self._faults[transfer.id] = str(error)
+
+
+async def find_problems(runtime: Runtime) -> list[str]:
     """What must always hold: the ledger balances, holds belong to live workloads, GPUs held = live leases."""
 
-    def look(uow: UnitOfWork) -> tuple[list[Workload], list[Hold], str]:
-        try:
-            check_balanced(uow.transfers())
-            ledger = ""
-        except LedgerError as error:
-            ledger = str(error)
-        return uow.workloads(states=ACTIVE), uow.open_holds(), ledger
+    def look(uow: UnitOfWork) -> tuple[list[Workload], list[Hold], list[str]]:
+        return uow.workloads(states=ACTIVE), uow.open_holds(), runtime.ledger.check(uow)
 
-    active, holds, ledger = await runtime.store.read(look)
-    problems = [ledger] if ledger else []
-    held = {hold.workload_id for hold in holds}
+    active, holds, problems = await runtime.store.read(look)
+    held = {hold.workload_id: hold for hold in holds}
     ids = {workload.id for workload in active}
-    problems += [f"hold of {workload_id}, which is not active" for workload_id in sorted(held - ids)]
-    problems += [f"{workload_id} is active without a hold" for workload_id in sorted(ids - held)]
-    in_store = {uuid: w.id for w in active if w.state in LIVE for uuid in w.gpu_uuids}
+    problems += [f"hold of {workload_id}, which is not active" for workload_id in sorted(set(held) - ids)]
+    problems += [f"{workload_id} is active without a hold" for workload_id in sorted(ids - set(held))]
+    overdue_ms = runtime.clock.now_ms() - int(runtime.settings.stop_grace_seconds * 1000) - OVERDUE_MS
     in_scheduler = runtime.state.inventory.holder
-    for uuid in sorted(in_store):
-        if in_scheduler.get(uuid) != in_store[uuid]:
-            problems.append(f"GPU {uuid} is leased to {in_store[uuid]} but the scheduler says {in_scheduler.get(uuid)}")
+    for workload in active:
+        if workload.state not in LIVE:
+            continue
+        hold = held.get(workload.id)
+        if hold is not None and workload.billed_from_ms is not None and hold.until_ms < overdue_ms:
+            problems.append(f"{workload.id} runs on though its funding is over")
+        for uuid in workload.gpu_uuids:
+            if in_scheduler.get(uuid) != workload.id:
+                holder = in_scheduler.get(uuid)
+                problems.append(f"GPU {uuid} is leased to {workload.id} but the scheduler says {holder}")
     return problems

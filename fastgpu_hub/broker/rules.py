@@ -146,6 +146,11 @@ def _subject(quota: Quota) -> tuple[object, ...]:
     return quota.scope, quota.name, quota.metric, quota.window, quota.gpu_type
 
 
+def may_see(actor: Actor, quota: Quota) -> bool:
+    """Administrators, and the teacher of the class a limit is for."""
+    return actor.admin or (quota.scope in ("class", "member") and quota.name in actor.teaches)
+
+
 def remove_quota(uow: UnitOfWork, actor: Actor, quota_id: int, now_ms: int, currency: str) -> None:
     """Lift a limit. Same rights as setting it."""
     quota = next((q for q in uow.quotas() if q.id == quota_id), None)

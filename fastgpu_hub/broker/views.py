@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 from fastgpu import models
 from fastgpu_hub.broker.ports.records import AuditEntry, Hold, Workload, WorkloadEvent
@@ -44,9 +44,10 @@ def at(ms: int) -> datetime:
 
 
 def milliseconds(moment: datetime) -> int:
-    """Milliseconds since the epoch of an aware datetime, rounded down."""
-    delta = moment.astimezone(timezone.utc) - datetime(1970, 1, 1, tzinfo=timezone.utc)
-    return (delta.days * 86_400 + delta.seconds) * 1000 + delta.microseconds // 1000
+    """Milliseconds since the epoch of an aware datetime, rounded down; within the years that ``at`` can tell."""
+    delta = moment.replace(tzinfo=None) - datetime(1970, 1, 1) - (moment.utcoffset() or timedelta())
+    ms = (delta.days * 86_400 + delta.seconds) * 1000 + delta.microseconds // 1000
+    return min(max(ms, -62_135_596_800_000), 253_402_300_799_999)
 
 
 def explanation(explained: Explained) -> models.Explanation:
@@ -189,6 +190,7 @@ def lease(uow: UnitOfWork, workload: Workload, live: Live, names: Mapping[int, s
         queue_place=live.places.get(workload.id),
         explanation=explanation(why_now(workload, live)),
         requested_at=at(workload.requested_ms),
+        eta_start=instant(live.starts_ms.get(workload.id)) if workload.state == "queued" else None,
         granted_at=instant(workload.granted_ms),
         started_at=instant(workload.billed_from_ms),
         ended_at=instant(workload.ended_ms),
@@ -380,6 +382,7 @@ def why(workload: Workload, events: Iterable[WorkloadEvent], live: Live) -> mode
         state=workload.outcome or workload.state,
         explanation=explanation(why_now(workload, live)),
         history=tuple(models.WhyStep(at=at(e.at_ms), kind=e.kind, detail=e.detail) for e in events),
+        currency=live.currency,
     )
 
 

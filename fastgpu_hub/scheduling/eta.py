@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fastgpu_hub.scheduling.scheduler import State
+from fastgpu_hub.scheduling.scheduler import State, passed_over
 
 NEXT = "next"
 
@@ -55,7 +55,8 @@ def start_times(now_ms: int, free: int, running: Sequence[Occupant], queue: Sequ
 def estimates(state: State, ends_ms: Mapping[str, int | None], now_ms: int) -> dict[tuple[str, str], int | None]:
     """Latest start by (GPU type, request id) for everything that waits, and by (GPU type, NEXT) for one GPU more.
 
-    ``ends_ms`` says when each holding request ends at the latest; None or absent when that is open.
+    ``ends_ms`` says when each holding request ends at the latest; None or absent when that is open. Nobody knows when
+    a request starts that waits for money or a limit; those behind it are told as if it took its turn.
     """
     starts: dict[tuple[str, str], int | None] = {}
     for gpu_type in state.inventory.gpu_types():
@@ -70,4 +71,11 @@ def estimates(state: State, ends_ms: Mapping[str, int | None], now_ms: int) -> d
         _, free = state.inventory.count(gpu_type)
         found = start_times(now_ms, free, running, [*waiting, Waiter(NEXT, 1, None)])
         starts.update({(gpu_type, who): start for who, start in found.items()})
+        starts.update(
+            {
+                (gpu_type, want.id): None
+                for want in state.queue
+                if want.gpu_type == gpu_type and passed_over(state, want)
+            }
+        )
     return starts

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+VANISHED = "not found any more"
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -25,11 +27,17 @@ class Inventory:
     fenced: dict[str, str] = field(default_factory=dict)
 
     def discover(self, devices: Iterable[Device]) -> None:
-        """Replace the list of devices. One that vanished while held stays, fenced, until its holder is gone."""
+        """Replace the list of devices.
+
+        One that vanished while held stays, fenced, until its holder is gone; it is well again when it is found again.
+        """
         found = {device.uuid: device for device in devices}
+        for uuid in found:
+            if self.fenced.get(uuid) == VANISHED:
+                del self.fenced[uuid]
         for uuid in set(self.devices) - set(found):
             if uuid in self.holder:
-                self.fenced[uuid] = "not found any more"
+                self.fenced[uuid] = VANISHED
                 found[uuid] = self.devices[uuid]
             else:
                 self.fenced.pop(uuid, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from fastgpu_hub.pricing.explain import Explained
@@ -72,7 +73,7 @@ class Reconsider:
 
 @dataclass(frozen=True, slots=True)
 class LimitsChanged:
-    """New concurrent-GPU limits of requests, by request id."""
+    """New concurrent-GPU limits of requests, by request id; those of requests not named stay."""
 
     limits: dict[str, tuple[tuple[str, int], ...]]
 
@@ -166,7 +167,7 @@ def _forget(state: State, want_id: str) -> None:
 
 def _apply_limits(state: State, limits: dict[str, tuple[tuple[str, int], ...]]) -> None:
     def renewed(want: Want) -> Want:
-        return replace(want, limits=limits.get(want.id, ()))
+        return replace(want, limits=limits.get(want.id, want.limits))
 
     state.queue = [renewed(want) for want in state.queue]
     state.holding = {want_id: renewed(want) for want_id, want in state.holding.items()}
@@ -203,6 +204,18 @@ def _dispatch(state: State) -> tuple[Grant, ...]:
     return tuple(grants)
 
 
+def snapshot(state: State) -> State:
+    """A copy that later events do not change, for readers on other threads."""
+    devices = state.inventory
+    return State(
+        Inventory(dict(devices.devices), dict(devices.holder), dict(devices.fenced)),
+        list(state.queue),
+        dict(state.holding),
+        Counter(state.held_per_key),
+        dict(state.declined),
+    )
+
+
 def queue_places(state: State) -> dict[str, int]:
     """Place of each waiting request among those of its GPU type, from 1."""
     places: dict[str, int] = {}
@@ -213,36 +226,65 @@ def queue_places(state: State) -> dict[str, int]:
     return places
 
 
-def why_waiting(state: State, want_id: str) -> Explained | None:
-    """Why a request waits: money or quota (as declined), a limit, its turn, or capacity; None when it does not wait."""
-    want = state.waiting(want_id)
-    if want is None:
+def passed_over(state: State, want: Want) -> bool:
+    """True when a waiting request waits for money or a limit, so that those behind it are served first."""
+    return want.id in state.declined or exceeded(state, want) is not None
+
+
+def why_waiting(state: State, want_ids: Collection[str]) -> dict[str, Explained]:
+    """Why requests wait: money or quota (as declined), a limit, their turn, or capacity; those that wait, by id.
+
+    One pass over the queue, however many are asked about.
+    """
+    asked = set(want_ids)
+    place: Counter[str] = Counter()
+    ahead: Counter[str] = Counter()
+    counts: dict[str, tuple[int, int]] = {}
+    reasons: dict[str, Explained] = {}
+    for want in state.queue:
+        kind = want.gpu_type
+        place[kind] += 1
+        limited = state.declined.get(want.id) or _limited(state, want)
+        if want.id in asked:
+            if kind not in counts:
+                counts[kind] = state.inventory.count(kind)
+            reasons[want.id] = limited or _in_line(want, place[kind], ahead[kind], *counts[kind])
+        if limited is None:
+            ahead[kind] += 1
+    return reasons
+
+
+def _limited(state: State, want: Want) -> Explained | None:
+    over = exceeded(state, want)
+    if over is None:
         return None
-    if want_id in state.declined:
-        return state.declined[want_id]
-    if (over := exceeded(state, want)) is not None:
-        key, held, limit = over
-        return Explained(
-            "quota_concurrent_gpus",
-            f"Waiting for a quota: {held} of {limit} GPUs that may run at once are in use, this one asks for "
-            f"{want.gpu_count}.",
-            {"held": held, "limit": limit, "wanted": want.gpu_count, "quota": key},
-            instead="It starts by itself when one of them ends; stop one to start it sooner.",
-        )
-    usable, free = state.inventory.count(want.gpu_type)
-    place_in_line = queue_places(state)[want_id]
+    key, held, limit = over
+    if want.gpu_count > limit:
+        instead = f"Ask for at most {limit}." if limit else "Have the limit raised; until then nothing can start."
+    else:
+        instead = "It starts by itself when one of them ends; stop one to start it sooner."
+    return Explained(
+        "quota_concurrent_gpus",
+        f"Waiting for a quota: {held} of {limit} GPUs that may run at once are in use, this one asks for "
+        f"{want.gpu_count}.",
+        {"held": held, "limit": limit, "wanted": want.gpu_count, "quota": key},
+        instead=instead,
+    )
+
+
+def _in_line(want: Want, place: int, ahead: int, usable: int, free: int) -> Explained:
     numbers: dict[str, int | str] = {
-        "place": place_in_line,
+        "place": place,
+        "ahead": ahead,
         "free": free,
         "usable": usable,
         "wanted": want.gpu_count,
         "gpu_type": want.gpu_type,
     }
-    if place_in_line > 1:
-        ahead = place_in_line - 1
+    if ahead:
         return Explained(
             "turn",
-            f"Waiting for its turn: place {place_in_line} in the queue for {want.gpu_type}, {ahead} "
+            f"Waiting for its turn: place {place} in the queue for {want.gpu_type}, {ahead} "
             f"{'request is' if ahead == 1 else 'requests are'} ahead.",
             numbers,
         )

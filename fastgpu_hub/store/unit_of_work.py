@@ -186,8 +186,10 @@ class SqlUnitOfWork:
         account: str | None = None,
         kind: str | None = None,
         since_ms: int | None = None,
+        after_id: int | None = None,
+        limit: int | None = None,
     ) -> list[Transfer]:
-        """Transfers matching every given filter, in the order they were written.
+        """Transfers matching every given filter, in the order they were written: at most ``limit`` after ``after_id``.
 
         ``account`` is either side of the transfer; ``since_ms`` is when it was booked, inclusive.
         """
@@ -203,7 +205,9 @@ class SqlUnitOfWork:
             statement = statement.where(or_(c.debit == account, c.credit == account))
         if since_ms is not None:
             statement = statement.where(c.at_ms >= since_ms)
-        return [rows.transfer_of(row) for row in self._all(statement)]
+        if after_id is not None:
+            statement = statement.where(c.id > after_id)
+        return [rows.transfer_of(row) for row in self._all(statement.limit(limit))]
 
     def accounts(self) -> list[str]:
         """Every account that was ever granted credit or charged."""

@@ -11,7 +11,9 @@ from fastgpu import models
 from fastgpu_hub.broker.actors import Actor
 from fastgpu_hub.broker.broker import Broker
 from fastgpu_hub.broker.lifecycle import Settings
+from fastgpu_hub.broker.ports.store import StoreUnavailable
 from fastgpu_hub.broker.ports.world import GpuDevice, GpuSample, HubUnavailable, HubUser
+from fastgpu_hub.broker.reconcile import find_problems, reconcile
 from fastgpu_hub.engines.fake import FakeEngine
 from fastgpu_hub.pricing.ledger import check_balanced
 from fastgpu_hub.store import open_store
@@ -78,22 +80,76 @@ ADMIN = Actor("root", admin=True)
 SPAWNER = Actor("fastgpu-spawner", spawner=True, kind="service")
 
 
+class Failpoints:
+    """Counts the broker's calls of store, engine and hub; the one numbered ``at`` fails, or the process dies there.
+
+    ``mode``: ``before`` and ``after`` raise instead of the call or after it took effect; ``crash-before`` and
+    ``crash-after`` end the process there: no call of it ever comes back, until the world restarts it.
+    """
+
+    def __init__(self) -> None:
+        self.calls, self.at, self.mode, self.fired = 0, 0, "", ""
+        self.chance = None  # a Random, with which one call in ten fails
+        self.crashed = asyncio.Event()
+
+    def arm(self, at: int, mode: str) -> None:
+        self.calls, self.at, self.mode, self.fired = 0, at, mode, ""
+
+    async def around(self, name, call, error):
+        if self.crashed.is_set():
+            await asyncio.Future()
+        self.calls += 1
+        if self.chance is not None and self.chance.random() < 0.1:
+            self.at, self.mode = self.calls, self.chance.choice(("before", "after"))
+        if self.calls != self.at:
+            return await call()
+        self.fired = f"{self.mode} {name}"
+        if self.mode.endswith("after"):
+            await call()
+        if self.mode.startswith("crash"):
+            self.crashed.set()
+            await asyncio.Future()
+        raise error
+
+
+class Failing:
+    """A port whose named calls pass the failpoints."""
+
+    def __init__(self, port, points: Failpoints, names: tuple[str, ...], error: Exception) -> None:
+        self._port, self._points, self._names, self._error = port, points, names, error
+
+    def __getattr__(self, name):
+        attribute = getattr(self._port, name)
+        if name not in self._names:
+            return attribute
+        return lambda *args: self._points.around(name, lambda: attribute(*args), self._error)
+
+
 class World:
     """The broker and everything around it; ``restart`` is a crash and a new start on the same database."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.clock = ManualClock()
+        self.clock, self.start_ms = ManualClock(), START_MS
         self.engine = FakeEngine(self.clock.now_ms)
         self.probe = FakeProbe()
         self.hub = FakeHub({name: HubUser(name, ("cs101",)) for name in ("alice", "bob")})
         self.settings = Settings()
+        self.points = Failpoints()
         self.alice, self.bob, self.eve = ALICE, BOB, EVE
         self.teacher, self.admin, self.spawner = TEACHER, ADMIN, SPAWNER
 
     async def open(self) -> None:
         self.store = open_store(self.url)
-        self.broker = Broker(self.store, self.engine, self.probe, self.hub, self.clock, self.settings)
+        p = self.points
+        self.broker = Broker(
+            Failing(self.store, p, ("read", "write"), StoreUnavailable("injected")),
+            Failing(self.engine, p, ("start", "stop", "observe"), RuntimeError("injected")),
+            self.probe,
+            Failing(self.hub, p, ("user", "server_active", "stop_server"), HubUnavailable("injected")),
+            self.clock,
+            self.settings,
+        )
         await self.broker.start()
 
     async def close(self) -> None:
@@ -103,7 +159,41 @@ class World:
 
     async def restart(self) -> None:
         await self.close()
+        self.points.crashed.clear()
         await self.open()
+
+    async def insist(self, call):
+        """As a client that tries again: until the call comes back, through errors, crashes and restarts."""
+        while True:
+            doing = asyncio.ensure_future(call())
+            crash = asyncio.ensure_future(self.points.crashed.wait())
+            try:
+                await asyncio.wait({doing, crash}, return_when=asyncio.FIRST_COMPLETED)
+                if self.points.crashed.is_set():
+                    doing.cancel()
+                    await asyncio.gather(doing, return_exceptions=True)
+                    self.engine._notify = None
+                    await self.restart()
+                    continue
+                return self.ok(doing.result())
+            except (StoreUnavailable, HubUnavailable):
+                continue
+            finally:
+                crash.cancel()
+
+    async def look(self) -> None:
+        """Do what is due now, and let it come to its end."""
+        await self.settle_down()
+        self.engine.tick()
+        await self.settle_down()
+        for workload_id in [w for w, due in self.broker.runtime.time.due.items() if due <= self.clock.ms]:
+            await self.broker.runtime.time.edge(workload_id)
+        await self.settle_down()
+
+    async def reconcile(self, rounds: int = 2) -> None:
+        for _ in range(rounds):
+            await reconcile(self.broker.runtime)
+            await self.settle_down()
 
     async def seed(self, credit=100_000_000) -> None:
         self.ok(await self.broker.set_price(ADMIN, models.PriceSet(gpu_type=H100, per_gpu_hour_micros=500_000)))
@@ -116,22 +206,20 @@ class World:
 
     async def settle_down(self) -> None:
         """Let every background step that is under way come to its end."""
-        for _ in range(200):
-            await asyncio.sleep(0.005)
-            waiting = [t for t in self.broker.runtime._tasks if "_keep_time" not in repr(t)]
+        for _ in range(3):  # what was reported becomes a task
+            await asyncio.sleep(0)
+        for _ in range(1000):
+            waiting = [t for t in self.broker.runtime._tasks if t.get_coro().__name__ not in ("run", "keep_reconciled")]
             if not waiting:
                 return
+            await asyncio.sleep(0.001)
         raise AssertionError(f"still busy: {waiting}")
 
     async def pass_time(self, seconds: float) -> None:
         """The clock moves; the time keeper looks."""
         await self.settle_down()
         self.clock.ms += round(seconds * 1000)
-        self.engine.tick()
-        await self.settle_down()
-        for workload_id in [w for w, due in self.broker.runtime._due.items() if due <= self.clock.ms]:
-            await self.broker.runtime._edge(workload_id)
-        await self.settle_down()
+        await self.look()
 
     async def submit(self, actor=ALICE, **changes):
         request = models.JobSubmit(kind="command", argv=("true",), gpu_type=H100, time_limit_seconds=3600)
@@ -147,16 +235,27 @@ class World:
         return answer
 
 
+@pytest.fixture(autouse=True)
+def no_patience(monkeypatch):
+    monkeypatch.setattr("fastgpu_hub.broker.runtime.RETRY_SECONDS", 0.01)
+
+
 @pytest.fixture
-async def world(tmp_path):
+def database(request, tmp_path) -> str:
+    """URL of an empty SQLite database; of PostgreSQL where the test is parametrised with ``postgres``."""
+    if getattr(request, "param", "sqlite") == "postgres":
+        return request.getfixturevalue("postgres_url")
+    return f"sqlite:///{tmp_path}/fastgpu.sqlite"
+
+
+@pytest.fixture
+async def world(database):
     """An open world with a price of 0.50 per GPU-hour and 100 credits for class cs101; consistent at the end."""
-    world = World(f"sqlite:///{tmp_path}/fastgpu.sqlite")
+    world = World(database)
     await world.open()
     await world.seed()
     yield world
     await world.settle_down()
-    await world.broker.runtime.store.read(lambda uow: check_balanced(uow.transfers()))
-    from fastgpu_hub.broker.reconcile import _problems
-
-    assert await _problems(world.broker.runtime) == []
+    await world.store.read(lambda uow: check_balanced(uow.transfers()))
+    assert await find_problems(world.broker.runtime) == []
     await world.close()

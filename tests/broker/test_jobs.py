@@ -49,7 +49,7 @@ async def test_a_refusal_writes_nothing(world):
 
 async def test_two_hundred_requests_never_hold_more_than_ten_gpus(world):
     world.probe.count = 16
-    await world.broker.runtime.find_devices()
+    await world.broker.runtime.gpus.find()
     world.ok(
         await world.broker.add_quota(
             world.admin,

@@ -103,13 +103,13 @@ async def test_only_the_spawner_requests_and_reports(world):
 
 async def test_a_lost_gpu_is_fenced_alone_and_comes_back(world):
     world.probe.lost.add("GPU-0")
-    await world.broker.runtime.sample(max_age_ms=0)
+    await world.broker.runtime.gpus.sample(max_age_ms=0)
     gpus = {row.gpu.uuid: row.state for row in await world.broker.inventory(world.admin)}
     assert gpus == {"GPU-0": "fenced", "GPU-1": "free", "GPU-2": "free", "GPU-3": "free"}
     lease = world.ok(await world.lease(gpu_count=3))
     assert "GPU-0" not in [gpu.uuid for gpu in (await world.broker.lease(world.spawner, lease.id)).gpus]
     world.probe.lost.clear()
-    await world.broker.runtime.sample(max_age_ms=0)
+    await world.broker.runtime.gpus.sample(max_age_ms=0)
     assert "fenced" not in {row.state for row in await world.broker.inventory(world.admin)}
 
 

@@ -47,6 +47,55 @@ def run(*events: s.Event) -> tuple[s.State, list[s.Grant]]:
     return state, grants
 
 
+def test_reasons_tell_apart_limits_turns_and_capacity_of_several_types():
+    limited = (("quota:1", 1),)
+    never = (("quota:2", 0),)
+    state, _ = run(
+        s.Discovered((*devices(1), *devices(1, "l40s"))),
+        s.Arrived(want("runs", limits=limited)),
+        s.Arrived(want("limited", at=1, limits=limited)),
+        s.Arrived(want("next", at=2)),
+        s.Arrived(want("later", at=3)),
+        s.Arrived(want("l-runs", at=4, gpu_type="l40s")),
+        s.Arrived(want("l-next", at=5, gpu_type="l40s")),
+        s.Arrived(want("never", at=6, limits=never, gpu_type="l40s")),
+    )
+    reasons = s.why_waiting(state, ["limited", "next", "later", "l-next", "never", "runs", "unknown"])
+    assert {who: reason.code for who, reason in reasons.items()} == {
+        "limited": "quota_concurrent_gpus",
+        "next": "capacity",  # who waits for a limit is not in its way
+        "later": "turn",
+        "l-next": "capacity",
+        "never": "quota_concurrent_gpus",
+    }
+    assert (reasons["later"].numbers["place"], reasons["later"].numbers["ahead"]) == (3, 1)
+    assert "raised" in reasons["never"].instead
+    state, grants = s.handle(state, s.Gone("l-runs"))
+    assert [grant.id for grant in grants] == ["l-next"]
+
+
+def test_a_snapshot_stays_as_it_was():
+    state, _ = run(s.Discovered(devices(1)), s.Arrived(want("a")), s.Arrived(want("b", at=1)))
+    before = s.snapshot(state)
+    s.handle(state, s.Gone("a"))
+    check(before)
+    assert (set(before.holding), [w.id for w in before.queue]) == ({"a"}, ["b"])
+
+
+def test_limits_of_requests_that_are_not_named_stay():
+    state, _ = run(s.Discovered(devices(1)), s.Arrived(want("a", limits=(("k", 1),))))
+    state, _ = s.handle(state, s.LimitsChanged({}))
+    assert state.held_per_key == {"k": 1}
+
+
+def test_a_held_device_that_vanished_is_well_again_when_it_returns():
+    state, _ = run(
+        s.Discovered(devices(2)), s.Arrived(want("a", 2)), s.Discovered(devices(1)), s.Discovered(devices(2))
+    )
+    state, _ = s.handle(state, s.Gone("a"))
+    assert state.inventory.count("h100-80gb") == (2, 2)
+
+
 def test_first_come_is_first_served():
     _, grants = run(
         s.Discovered(devices(2)), s.Arrived(want("b", at=2)), s.Arrived(want("a", at=1)), s.Arrived(want("c", at=3))
@@ -59,8 +108,8 @@ def test_a_large_request_at_the_head_is_not_overtaken():
         s.Discovered(devices(2)), s.Arrived(want("a")), s.Arrived(want("big", 2, 1)), s.Arrived(want("small", 1, 2))
     )
     assert [g.id for g in grants] == ["a"]
-    assert s.why_waiting(state, "big").code == "capacity"
-    assert s.why_waiting(state, "small").code == "turn"
+    assert s.why_waiting(state, ["big"])["big"].code == "capacity"
+    assert s.why_waiting(state, ["small"])["small"].code == "turn"
     state, grants = s.handle(state, s.Gone("a"))
     assert [g.id for g in grants] == ["big"]
 
@@ -74,7 +123,7 @@ def test_a_request_at_its_limit_lets_others_pass():
         s.Arrived(want("c", 1, 2)),
     )
     assert [g.id for g in grants] == ["a", "c"]
-    why = s.why_waiting(state, "b")
+    why = s.why_waiting(state, ["b"])["b"]
     assert why.code == "quota_concurrent_gpus"
     assert why.numbers["held"] == 1
 
@@ -91,7 +140,7 @@ def test_a_raised_limit_starts_who_waited_for_it():
 def test_a_declined_grant_waits_with_its_reason_until_reconsidered():
     reason = Explained("credit", "No credit left.")
     state, _ = run(s.Discovered(devices(1)), s.Arrived(want("a")), s.Declined("a", reason), s.Arrived(want("b", 1, 1)))
-    assert s.why_waiting(state, "a") == reason
+    assert s.why_waiting(state, ["a"])["a"] == reason
     assert set(state.holding) == {"b"}
     state, grants = s.handle(state, s.Gone("b"))
     assert grants == ()
@@ -165,7 +214,7 @@ class Machine(RuleBasedStateMachine):
         for w in self.state.holding.values():
             assert all(self.state.held_per_key[key] <= 6 for key, _ in w.limits)
         for w in self.state.queue:
-            assert s.why_waiting(self.state, w.id) is not None
+            assert s.why_waiting(self.state, [w.id])
 
 
 Machine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

@@ -69,7 +69,11 @@ class UnitOfWork(Protocol):
         account: str | None = None,
         kind: str | None = None,
         since_ms: int | None = None,
-    ) -> list[Transfer]: ...
+        after_id: int | None = None,
+        limit: int | None = None,
+    ) -> list[Transfer]:
+        """Transfers matching every given filter, in the order they were written; those after ``after_id`` only."""
+
     def accounts(self) -> list[str]:
         """Every account that was ever granted credit or charged."""
 
