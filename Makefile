@@ -1,6 +1,7 @@
 # `make hub` starts a hub to try, `make test` passes the whole suite. Both install what they need into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+PORT ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help hub test test-fast demo lint format bench docs clean
@@ -8,9 +9,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 help:           ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-hub:            ## start a real hub on 127.0.0.1:8000 (Ctrl-C ends it)
+hub:            ## start a real hub on 127.0.0.1:8000 (Ctrl-C ends it; PORT=8888 for another port)
 	@$(PYTHON) tools/install.py hub
-	@exec $(BIN)/python -m tools.hub
+	@exec $(BIN)/python -m tools.hub $(PORT)
 
 test:           ## the whole suite, with real hub, browser and PostgreSQL
 	@$(PYTHON) tools/install.py test

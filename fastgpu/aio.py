@@ -123,7 +123,7 @@ class AsyncGPUClient:
             except httpx.TransportError as error:
                 reason = str(error) or type(error).__name__
             delay = answers.retry_delay(attempt, received, random.random())  # noqa: S311  (spreads clients, no secret)
-            if delay is None:
+            if delay is None or not call.repeats:
                 break
             attempt += 1
             await self._sleep(delay)

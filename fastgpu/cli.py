@@ -158,7 +158,7 @@ def submit(
     """Send a program off as a GPU job and return at once."""
     more = {"gpu": gpu, "count": count, "time": time, "env": env, "files": files, "command": command}
     pay = {"account": account, "promo": promo, "max_cost": max_cost, "name": name, "again": again}
-    job = _submit(make_client(), program, arguments, **more, **pay)  # type: ignore[arg-type]
+    job = _submit(make_client(), program, arguments, **more, **pay).placed()  # type: ignore[arg-type]
     _print(job.snapshot, as_json, lambda lens: views.job(job.snapshot, lens))
 
 

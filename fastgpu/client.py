@@ -94,7 +94,7 @@ class GPUClient:
             except httpx.TransportError as error:
                 reason = str(error) or type(error).__name__
             delay = answers.retry_delay(attempt, received, random.random())  # noqa: S311  (spreads clients, no secret)
-            if delay is None:
+            if delay is None or not call.repeats:
                 break
             attempt += 1
             self._sleep(delay)

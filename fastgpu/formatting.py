@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from datetime import datetime, timezone, tzinfo
 from decimal import Decimal, InvalidOperation
 
@@ -23,12 +24,31 @@ _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-
 _MONEY = re.compile(r"^\d{1,15}(\.\d{1,6})?$", re.ASCII)
 
 
-def format_money(micros: int, currency: str = "") -> str:
-    """An amount with at least two and at most six decimals: ``16.00``, ``0.42 credits``, ``0.000001``."""
+def format_money(micros: int, currency: str = "", *, decimals: int = 2) -> str:
+    """An exact amount with ``decimals`` to six decimals: ``16.00``, ``0.42 credits``, ``0.000001``.
+
+    For prices, quotes and receipts; where people only look, :func:`format_amount` is easier on the eye.
+    """
     sign = "-" if micros < 0 else ""
     units, rest = divmod(abs(micros), MICROS_PER_UNIT)
-    decimals = f"{rest:06d}".rstrip("0").ljust(2, "0")
-    return f"{sign}{units}.{decimals} {currency}".rstrip()
+    fraction = f"{rest:06d}".rstrip("0").ljust(decimals, "0")
+    return f"{sign}{units}.{fraction} {currency}".rstrip()
+
+
+def decimals_of(amounts: Iterable[int]) -> int:
+    """How many decimals show all these micro-units exactly, so that a column of them lines up: 2 to 6."""
+    return max((len(format_money(micros).partition(".")[2]) for micros in amounts), default=2)
+
+
+def format_amount(micros: int, currency: str = "") -> str:
+    """An amount at a glance, always with two decimals, rounded; but more than nothing never reads as nothing.
+
+    ``99.33 credits``, ``< 0.01``. The exact amount is on the receipt and in plain data.
+    """
+    cent = MICROS_PER_UNIT // 100
+    if 0 < micros < cent:
+        return f"< 0.01 {currency}".rstrip()
+    return format_money((micros + cent // 2) // cent * cent, currency)
 
 
 def parse_money(value: str | int | Decimal) -> int:
@@ -71,7 +91,7 @@ def format_duration(seconds: float | None) -> str:
 
 
 def format_bytes(size: int | None) -> str:
-    """A size in binary units: ``512 B``, ``18.2 GiB``; a dash when it is unknown."""
+    """A size in binary units: ``512 B``, ``18.2 GiB``, ``80 GiB``; a dash when it is unknown."""
     if size is None:
         return NO_VALUE
     if abs(size) < 1024:
@@ -80,8 +100,12 @@ def format_bytes(size: int | None) -> str:
     for unit in ("KiB", "MiB", "GiB"):
         value /= 1024
         if abs(value) < 1023.95:
-            return f"{value:.1f} {unit}"
-    return f"{value / 1024:.1f} TiB"
+            return f"{_one_decimal(value)} {unit}"
+    return f"{_one_decimal(value / 1024)} TiB"
+
+
+def _one_decimal(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")
 
 
 def format_percent(percent: int | None) -> str:
@@ -94,21 +118,31 @@ def format_fraction(fraction: float | None) -> str:
     return NO_VALUE if fraction is None else f"{math.floor(min(1.0, max(0.0, fraction)) * 100)} %"
 
 
-def format_instant(when: datetime | None, *, now: datetime | None = None, zone: tzinfo | None = None) -> str:
+def format_instant(
+    when: datetime | None, *, now: datetime | None = None, zone: tzinfo | None = None, seconds: bool = False
+) -> str:
     """An instant in local words with its zone: ``today 18:00 CET``, ``tomorrow 08:30 UTC``, ``Fri 5 Dec 18:00 CET``.
 
-    ``zone`` defaults to this machine's; ``now`` decides what "today" means and defaults to the present.
+    ``zone`` defaults to this machine's; ``now`` decides what "today" means and defaults to the present. With
+    ``seconds`` the clock shows them.
     """
     if when is None:
         return NO_VALUE
     local = when.astimezone(zone)
     today = (now or datetime.now(timezone.utc)).astimezone(zone)
     days = (local.date() - today.date()).days
-    clock = f"{local:%H:%M} {local.tzname() or 'UTC'}"
+    clock = f"{local:{'%H:%M:%S' if seconds else '%H:%M'}} {local.tzname() or 'UTC'}"
     if days in (-1, 0, 1):
         return f"{('yesterday', 'today', 'tomorrow')[days + 1]} {clock}"
     year = "" if local.year == today.year else f" {local.year}"
     return f"{_DAYS[local.weekday()]} {local.day} {_MONTHS[local.month - 1]}{year} {clock}"
+
+
+def format_date_time(when: datetime, zone: tzinfo = timezone.utc, *, seconds: bool = False) -> str:
+    """An instant for a page that may stay open for days: ``Fri 21 Nov 2025, 18:00 UTC``."""
+    local = when.astimezone(zone)
+    clock = f"{local:{'%H:%M:%S' if seconds else '%H:%M'}} {local.tzname() or 'UTC'}"
+    return f"{_DAYS[local.weekday()]} {local.day} {_MONTHS[local.month - 1]} {local.year}, {clock}"
 
 
 def format_utc(when: datetime) -> str:

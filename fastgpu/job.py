@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fastgpu.client import GPUClient
 
 FRESH_SECONDS = 1.0
+MOST_LOOKS, LOOK_SECONDS = 5, 0.05
 RESULT_NOTEBOOK = "result.ipynb"
 OUTPUT_FOLDER = "out"
 OUTPUT_LIST = "out/outputs.json"
@@ -71,6 +72,19 @@ class Job:
     def refresh(self) -> models.Job:
         """Ask now and return the whole answer."""
         return self._keep(self._client.get_job_status(self.id))
+
+    def placed(self) -> Job:
+        """The job, as soon as it is known whether it starts or why it waits: moments after it was taken.
+
+        Never raises: it is taken, whatever happens to the service now.
+        """
+        with suppress(FastGPUError):
+            for _ in range(MOST_LOOKS):
+                if self._snapshot.explanation is None or self._snapshot.explanation.code != "admitting":
+                    break
+                time.sleep(LOOK_SECONDS)
+                self.refresh()
+        return self
 
     def _recent(self) -> models.Job:
         old = self._monotonic() - self._seen >= FRESH_SECONDS

@@ -390,7 +390,10 @@ class LeaseStarted(Request):
 
 
 class Lease(Answer):
-    """GPUs held by one workload from grant to release, with what it costs so far."""
+    """GPUs held by one workload from grant to release, with what it costs so far.
+
+    ``eta_start`` is when one that waits starts at the latest, as far as that is known.
+    """
 
     id: str
     owner: str
@@ -405,6 +408,7 @@ class Lease(Answer):
     queue_place: int | None = None
     explanation: Explanation | None = None
     requested_at: AwareDatetime
+    eta_start: AwareDatetime | None = None
     granted_at: AwareDatetime | None = None
     started_at: AwareDatetime | None = None
     ended_at: AwareDatetime | None = None
@@ -547,6 +551,7 @@ class Why(Answer):
     state: str
     explanation: Explanation
     history: tuple[WhyStep, ...] = ()
+    currency: str = ""
 
 
 class InventoryGpu(Answer):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
@@ -43,7 +43,8 @@ class Call(Generic[T]):
     """One request and how to read its answer.
 
     ``path`` is relative to the service's address. A body given as a Path is streamed from that file, anew on every
-    attempt. ``accept`` are the statuses that ``parse`` understands; any other becomes an error.
+    attempt. ``accept`` are the statuses that ``parse`` understands; any other becomes an error. ``repeats`` says
+    whether the sender tries again while the service is away; it does not where the caller does that itself.
     """
 
     method: str
@@ -54,6 +55,7 @@ class Call(Generic[T]):
     body: bytes | Path | None = None
     accept: frozenset[int] = frozenset({200, 201, 204})
     timeout_seconds: float = ANSWER_SECONDS
+    repeats: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,13 +242,14 @@ def lease(lease_id: str, wait_seconds: int | None = None, state: str | None = No
 
 
 def lease_started(lease_id: str, pid: int | None = None, key: str | None = None) -> Call[models.Lease]:
-    """Evidence that a lease's workload runs (spawner's token only)."""
-    return _post(f"api/leases/{_segment(lease_id)}/started", models.LeaseStarted(pid=pid), models.Lease, key)
+    """Evidence that a lease's workload runs (spawner's token only; the spawner repeats it until it is taken)."""
+    call = _post(f"api/leases/{_segment(lease_id)}/started", models.LeaseStarted(pid=pid), models.Lease, key)
+    return replace(call, repeats=False)
 
 
 def release_lease(lease_id: str, key: str | None = None) -> Call[models.Lease]:
-    """Give a lease back (spawner's token only)."""
-    return _post(f"api/leases/{_segment(lease_id)}/release", None, models.Lease, key)
+    """Give a lease back (spawner's token only; the spawner repeats it until it is taken)."""
+    return replace(_post(f"api/leases/{_segment(lease_id)}/release", None, models.Lease, key), repeats=False)
 
 
 def receipt(lease_id: str) -> Call[models.Receipt]:

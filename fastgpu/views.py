@@ -6,11 +6,14 @@ escaping for HTML or rich is the renderer's duty.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from datetime import datetime
 
 from fastgpu import models
 from fastgpu.formatting import (
     NO_VALUE,
+    decimals_of,
+    format_amount,
     format_bytes,
     format_duration,
     format_fraction,
@@ -20,6 +23,7 @@ from fastgpu.formatting import (
     one_line,
 )
 from fastgpu.view import Bar, Cell, Lens, Table, View, explain, gpu_words
+from fastgpu.words import price_words, quota_words, step_words, wait_words
 
 # ---------------------------------------------------------------- status, GPUs
 
@@ -27,7 +31,7 @@ from fastgpu.view import Bar, Cell, Lens, Table, View, explain, gpu_words
 def status(answer: models.Status, lens: Lens) -> View:
     """My GPUs, what they do and cost, my active jobs, accounts."""
     active = [job for job in answer.jobs if not job.state.final]
-    tables = [lease_table(answer.leases, answer.currency, lens)]
+    tables = [lease_table([lease for lease in answer.leases if not _waiting_job(lease)], answer.currency, lens)]
     if answer.gpus:
         tables.append(gpu_use(answer.gpus))
     if active:
@@ -35,9 +39,14 @@ def status(answer: models.Status, lens: Lens) -> View:
     tables.append(_accounts(answer.accounts, answer.currency))
     running = [promotion for promotion in answer.promotions if promotion.active and promotion.eligible]
     notes = [f"Promotion {one_line(p.name)} is on until {lens.at(p.changes_at or p.ends_at)}." for p in running]
-    if not answer.leases:
+    if not any(lease.state is not models.LeaseState.queued for lease in answer.leases):
         notes.append("No GPU is held for you, so nothing is charged. See prices with: gpus or quote.")
     return View(f"FastGPU status of {one_line(answer.user)}", lens.now, tables=tuple(tables), notes=tuple(notes))
+
+
+def _waiting_job(lease: models.Lease) -> bool:
+    """It holds nothing yet, and stands among the jobs."""
+    return lease.job_id is not None and lease.state is models.LeaseState.queued
 
 
 def lease_table(leases: Sequence[models.Lease], currency: str, lens: Lens) -> Table:
@@ -48,14 +57,14 @@ def lease_table(leases: Sequence[models.Lease], currency: str, lens: Lens) -> Ta
             gpu_words(lease.gpu_type, lease.gpu_count, lease.simulated),
             _lease_state(lease),
             format_rate(lease.rate_per_hour_micros, currency),
-            format_money(lease.cost_micros, currency),
-            lens.until(lease.funded_until),
+            format_amount(lease.cost_micros, currency),
+            NO_VALUE if lease.state is models.LeaseState.queued else lens.until(lease.funded_until),
             one_line(lease.account),
         )
         for lease in leases
     )
-    columns = ("for", "GPU", "state", "rate", "spent", "time", "account")
-    return Table(columns, rows, frozenset({3, 4}), "GPUs held for me")
+    columns = ("for", "GPU", "state", "rate", "spent", "time left", "account")
+    return Table(columns, rows, frozenset({3, 4, 5}), "GPUs held for me")
 
 
 def _lease_state(lease: models.Lease) -> str:
@@ -67,7 +76,7 @@ def gpu_use(uses: Sequence[models.GpuUse]) -> Table:
     """Use and memory of each device, as measured; a dash where the device does not tell."""
     rows = tuple(
         (
-            f"{use.gpu.index} {gpu_words(use.gpu.name or use.gpu.gpu_type, 1, use.gpu.simulated)}",
+            f"{use.gpu.index}: {gpu_words(use.gpu.name or use.gpu.gpu_type, 1, use.gpu.simulated)}",
             "lost" if use.lost else _percent_bar(use.utilisation_percent),
             _memory_bar(use.memory_used_bytes, use.memory_total_bytes),
             NO_VALUE if use.power_watts is None else f"{use.power_watts} W",
@@ -92,13 +101,14 @@ def _accounts(accounts: Sequence[models.Account], currency: str) -> Table:
         (
             one_line(account.id),
             *(
-                format_money(micros, currency)
+                format_amount(micros)
                 for micros in (account.granted_micros, account.spent_micros, account.held_micros, account.left_micros)
             ),
         )
         for account in accounts
     )
-    return Table(("account", "granted", "spent", "held", "left"), rows, frozenset({1, 2, 3, 4}), "Accounts")
+    columns = ("account", "granted", "spent", "reserved", "left")
+    return Table(columns, rows, frozenset({1, 2, 3, 4}), f"Accounts, in {currency}")
 
 
 def offers(answer: models.Options, lens: Lens) -> View:
@@ -110,23 +120,13 @@ def offers(answer: models.Options, lens: Lens) -> View:
             f"{offer.free} of {offer.total}",
             price_words(offer.rate, answer.currency),
             _saving(offer, answer.currency, lens),
-            format_duration(offer.wait_seconds),
+            wait_words(offer.wait_seconds),
             "yes" if offer.allowed else explain(offer.why_not, lens) if offer.why_not else "no",
         )
         for offer in answer.offers
     )
     columns = ("GPU", "memory", "free", "price now", "promotion", "wait", "may I")
     return View("GPU types", lens.now, tables=(Table(columns, rows, frozenset({1, 2, 3})),))
-
-
-def price_words(rate: models.Rate, currency: str) -> str:
-    """A rate in words: ``0.50 credits per GPU-hour + 0.10 credits per start``; ``free`` when it is nothing."""
-    parts = (
-        (rate.per_gpu_hour_micros, "per GPU-hour"),
-        (rate.per_task_hour_micros, "per task-hour"),
-        (rate.per_start_micros, "per start"),
-    )
-    return " + ".join(f"{format_money(micros, currency)} {unit}" for micros, unit in parts if micros) or "free"
 
 
 def _saving(offer: models.Offer, currency: str, lens: Lens) -> str:
@@ -145,16 +145,17 @@ def quote(answer: models.Quote, lens: Lens) -> View:
     """What it would cost, interval by interval, and whether it would be taken."""
     facts: list[tuple[str, Cell]] = [
         ("at most", format_money(answer.max_micros, answer.currency)),
-        ("at least", format_money(answer.min_micros, answer.currency)),
         ("charged to", one_line(answer.account)),
-        ("expected wait", format_duration(answer.wait_seconds)),
+        ("expected wait", wait_words(answer.wait_seconds)),
     ]
+    if answer.min_micros:
+        facts.insert(1, ("at least", format_money(answer.min_micros, answer.currency)))
     if answer.list_micros > answer.max_micros:
         facts.insert(1, ("saved", format_money(answer.list_micros - answer.max_micros, answer.currency)))
-    verdict = "It would be taken now." if answer.allowed else "It would be refused now."
+    verdict = "It would be accepted now." if answer.allowed else "It would be refused now."
     if answer.refusal:
         verdict = f"It would be refused now: {explain(answer.refusal, lens)}"
-    tables = [charge_lines(answer.lines, answer.currency, lens)]
+    tables = [charge_lines(answer.lines, answer.currency, lens.at)]
     if answer.quotas:
         tables.append(_quota_table(answer.quotas, answer.currency, lens, "Quotas"))
     gpu = gpu_words(answer.gpu_type, answer.gpu_count, answer.simulated)
@@ -162,16 +163,17 @@ def quote(answer: models.Quote, lens: Lens) -> View:
     return View(title, lens.now, tuple(facts), tuple(tables), (verdict,))
 
 
-def charge_lines(lines: Iterable[models.ChargeLine], currency: str, lens: Lens) -> Table:
-    """Each priced interval with its quantity, rate, rule and amount."""
+def charge_lines(lines: Sequence[models.ChargeLine], currency: str, at: Callable[[datetime], str]) -> Table:
+    """Each priced interval with its quantity, rate, rule and exact amount; ``at`` writes its beginning."""
+    decimals = decimals_of(line.amount_micros for line in lines)
     rows = tuple(
         (
-            lens.at(line.starts_at),
+            at(line.starts_at),
             NO_VALUE if line.unit == "start" else format_duration((line.ends_at - line.starts_at).total_seconds()),
             str(line.gpu_count),
             f"{format_money(line.rate_micros, currency)} per {_UNITS[line.unit]}",
             _rule(line),
-            format_money(line.amount_micros, currency),
+            format_money(line.amount_micros, currency, decimals=decimals),
         )
         for line in lines
     )
@@ -200,19 +202,24 @@ def receipt(answer: models.Receipt, lens: Lens) -> View:
     notes = ["receipt total == ledger total" if equal else f"The ledger says {booked}: tell your administrator."]
     if not answer.settled:
         notes.append("It still runs; more lines will follow.")
-    table = charge_lines(answer.lines, answer.currency, lens)
+    table = charge_lines(answer.lines, answer.currency, lens.exactly)
     return View(f"Receipt {one_line(answer.lease_id)}", lens.now, facts, (table,), tuple(notes))
 
 
 def costs(answer: models.CostReport, lens: Lens) -> View:
     """Settled cost by group; the rows add up to the total."""
+    decimals = decimals_of([answer.settled_micros, *(row.amount_micros for row in answer.rows)])
     rows = tuple(
-        (one_line(row.key), format_duration(row.gpu_seconds), format_money(row.amount_micros, answer.currency))
+        (
+            one_line(row.key),
+            format_duration(row.gpu_seconds),
+            format_money(row.amount_micros, answer.currency, decimals=decimals),
+        )
         for row in answer.rows
     )
     facts: tuple[tuple[str, Cell], ...] = (
-        ("settled", format_money(answer.settled_micros, answer.currency)),
-        ("running", format_money(answer.running_micros, answer.currency)),
+        ("settled", format_money(answer.settled_micros, answer.currency, decimals=decimals)),
+        ("running, not settled yet", format_amount(answer.running_micros, answer.currency)),
     )
     table = Table((answer.by, "GPU time", "amount"), rows, frozenset({1, 2}), empty="no settled cost")
     return View(f"Cost by {answer.by}", lens.now, facts, (table,))
@@ -235,11 +242,14 @@ def _job_table(answer: Sequence[models.Job], lens: Lens, caption: str) -> Table:
             gpu_words(job.gpu_type, job.gpu_count, job.simulated),
             _progress(job),
             _end(job, lens),
-            format_money(job.cost_micros, job.currency),
+            format_amount(job.cost_micros),
         )
         for job in answer
     )
-    columns = ("id", "name", "state", "GPU", "progress", "end", "cost")
+    if answer:
+        caption = f"{caption}, cost in" if caption else "Cost in"
+        caption = f"{caption} {one_line(answer[0].currency)}"
+    columns = ("id", "name", "state", "GPU", "progress", "ends", "cost")
     return Table(columns, rows, frozenset({6}), caption)
 
 
@@ -265,15 +275,15 @@ def _end(job: models.Job, lens: Lens) -> str:
 
 def job(answer: models.Job, lens: Lens) -> View:
     """One job: state and reason, progress, GPUs, money."""
-    money = format_money(answer.cost_micros, answer.currency)
-    held = f", {format_money(answer.held_micros, answer.currency)} held" if answer.held_micros else ""
+    money = (format_money if answer.state.final else format_amount)(answer.cost_micros, answer.currency)
+    held = f", {format_amount(answer.held_micros, answer.currency)} reserved" if answer.held_micros else ""
     promotion = f", promotion {one_line(answer.promotion_name)}" if answer.promotion_name else ""
     facts: list[tuple[str, Cell]] = [
         ("state", job_state(answer)),
         ("GPU", gpu_words(answer.gpu_type, answer.gpu_count, answer.simulated)),
         ("submitted", lens.at(answer.submitted_at)),
-        ("started", lens.at(answer.started_at) if answer.started_at else _expected_start(answer, lens)),
-        ("end", _end(answer, lens)),
+        _instant("start", answer.started_at, answer.eta_start, lens),
+        _instant("end", answer.ended_at, answer.eta_end, lens),
         ("cost", f"{money}{held}"),
         ("charged to", one_line(answer.account)),
     ]
@@ -286,8 +296,10 @@ def job(answer: models.Job, lens: Lens) -> View:
     return View(f"Job {one_line(answer.id)} {one_line(answer.name)}", lens.now, tuple(facts))
 
 
-def _expected_start(answer: models.Job, lens: Lens) -> str:
-    return f"about {lens.at(answer.eta_start)}" if answer.eta_start else NO_VALUE
+def _instant(verb: str, happened: datetime | None, expected: datetime | None, lens: Lens) -> tuple[str, Cell]:
+    if happened:
+        return f"{verb}ed", lens.exactly(happened)
+    return f"{verb}s", f"about {lens.at(expected)}" if expected else "not known"
 
 
 def files(job_id: str, answer: Sequence[models.JobFile], lens: Lens) -> View:
@@ -298,33 +310,17 @@ def files(job_id: str, answer: Sequence[models.JobFile], lens: Lens) -> View:
 
 def why(answer: models.Why, lens: Lens) -> View:
     """The reason for the present state and the events that led to it."""
-    rows = tuple(
-        (
-            lens.at(step.at),
-            one_line(step.kind),
-            one_line(", ".join(f"{name} {_plain(value)}" for name, value in step.detail.items())) or NO_VALUE,
-        )
-        for step in answer.history
-    )
-    facts = (("state", one_line(answer.state)), ("why", explain(answer.explanation, lens)))
-    table = Table(("when", "event", "detail"), rows, caption="How it came to this")
-    return View(f"Why {one_line(answer.id)}", lens.now, facts, (table,), _numbers(answer.explanation))
-
-
-def _plain(value: object) -> str:
-    return " ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+    rows = tuple((lens.exactly(step.at), step_words(step, answer.currency, lens.at)) for step in answer.history)
+    state = one_line(answer.state).replace("_", " ")
+    facts = (("state", state), ("why", explain(answer.explanation, lens)))
+    table = Table(("when", "what happened"), rows, caption="How it came to this")
+    return View(f"Why {one_line(answer.id)}", lens.now, facts, (table,))
 
 
 def explanation(answer: models.Explanation, lens: Lens) -> View:
     """A single reason, such as the last refusal."""
     facts = (("why", explain(answer, lens)), ("code", one_line(answer.code)))
-    return View("Why", lens.now, facts, notes=_numbers(answer))
-
-
-def _numbers(answer: models.Explanation) -> tuple[str, ...]:
-    if not answer.numbers:
-        return ()
-    return (one_line("Numbers: " + ", ".join(f"{name} {value}" for name, value in answer.numbers.items())),)
+    return View("Why", lens.now, facts)
 
 
 # ---------------------------------------------------------------- promotions, quotas
@@ -357,7 +353,7 @@ def _discount(promotion: models.Promotion, currency: str) -> str:
 def _when(promotion: models.Promotion, lens: Lens) -> str:
     change = lens.at(promotion.changes_at) if promotion.changes_at else ""
     if promotion.active:
-        return f"on, until {change}" if change else "on"
+        return f"on, until {change}" if change and promotion.changes_at != promotion.ends_at else "on"
     return f"off, begins {change}" if change else "over"
 
 
@@ -371,23 +367,14 @@ def _quota_table(answer: Sequence[models.QuotaUse], currency: str, lens: Lens, c
         (
             one_line(quota.label),
             Bar(
-                quota.used / quota.limit if quota.limit else 1.0,
-                _amount(quota, quota.used, currency),
+                (quota.used + quota.reserved) / quota.limit if quota.limit else 1.0,
+                quota_words(quota.metric, quota.used, currency),
             ),
-            _amount(quota, quota.reserved, currency),
-            _amount(quota, quota.left, currency),
-            _amount(quota, quota.limit, currency),
-            lens.at(quota.resets_at) if quota.resets_at else "does not reset",
+            quota_words(quota.metric, quota.reserved, currency),
+            quota_words(quota.metric, quota.left, currency),
+            lens.at(quota.resets_at) if quota.resets_at else "never",
         )
         for quota in answer
     )
-    columns = ("limit", "used", "reserved", "left", "of", "resets")
-    return Table(columns, rows, frozenset({2, 3, 4}), caption, empty="no limits")
-
-
-def _amount(quota: models.QuotaUse, value: int, currency: str) -> str:
-    if quota.metric is models.QuotaMetric.spend_micros:
-        return format_money(value, currency)
-    if quota.metric is models.QuotaMetric.gpu_seconds:
-        return f"{value / 3600:.2f} GPU-h"
-    return f"{value} GPU{'' if value == 1 else 's'}"
+    columns = ("limit", "used", "reserved", "left", "resets")
+    return Table(columns, rows, frozenset({2, 3}), caption, empty="no limits")

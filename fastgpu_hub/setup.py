@@ -12,11 +12,13 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from traitlets.config import Config, LazyConfigValue
+from traitlets.config import Config
+from traitlets.config.loader import LazyConfigValue
 
 SERVICE = "fastgpu"
 SPAWNER_SERVICE = "fastgpu-spawner"
@@ -54,7 +56,8 @@ def setup_fastgpu(
     Args:
         c: the hub's configuration object.
         port: where the service listens, on 127.0.0.1.
-        state_dir: folder for database, job files and the spawner's token; made with mode 0700.
+        state_dir: folder for database, job files and the spawner's token; made with mode 0700. Where
+            ``c.LocalEngine.job_users = "system"`` the service makes it 0711, so that jobs reach their folders in it.
         spawner: True for :class:`FastGPULocalSpawner`, a spawner class (or its name) made with the mixin, or False to
             leave ``c.JupyterHub.spawner_class`` alone.
         teachers: class (JupyterHub group) -> names of its teachers.
@@ -117,6 +120,7 @@ class _LateConfig(str):
     """
 
     __slots__ = ("_c",)
+    _c: Config
 
     def __new__(cls, c: Config) -> _LateConfig:
         late = super().__new__(cls, "set when the service starts")
@@ -231,15 +235,14 @@ def _extend_server_token(c: Config) -> None:
     """A configured ``server_token_scopes`` would replace the server role, so it gets our scopes as well."""
     configured = c.Spawner.get("server_token_scopes")
     if callable(configured):
-        if not getattr(configured, "_fastgpu", False):
-
-            def extended(spawner: Any) -> list[str]:
-                return _union(configured(spawner), _USE)
-
-            extended._fastgpu = True
-            c.Spawner.server_token_scopes = extended
+        if not (isinstance(configured, partial) and configured.func is _with_use):
+            c.Spawner.server_token_scopes = partial(_with_use, configured)
     elif configured:
         c.Spawner.server_token_scopes = _union(_plain(configured), _USE)
+
+
+def _with_use(configured: Callable[[Any], Iterable[str]], spawner: Any) -> list[str]:
+    return _union(configured(spawner), _USE)
 
 
 def _service_address(c: Config, url: str) -> str:

@@ -7,6 +7,7 @@ with blanks or quotes stays one word. Nothing else of the line is evaluated.
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -218,7 +219,8 @@ def _hint(name: str, commands: Mapping[str, CommandLine]) -> str:
         return f"{name} works on a cell: begin the cell with %%fastgpu {name}"
     if name in LINE_COMMANDS:
         return f"{name} takes no cell: write %fastgpu {name}"
-    return f"there are: {', '.join(commands)}"
+    meant = difflib.get_close_matches(name, commands, n=1)
+    return f"{f'did you mean {meant[0]}? There' if meant else 'there'} are: {', '.join(commands)}"
 
 
 # ---------------------------------------------------------------- words

@@ -59,7 +59,7 @@ class Names:
 
 def names_of(cell: str) -> Names:
     """The free names of a cell. Raises CellError when it is not valid code."""
-    source = TransformerManager().transform_cell(cell)  # type: ignore[no-untyped-call]
+    source = TransformerManager().transform_cell(cell)
     try:
         tree = ast.parse(source)
         module = symtable.symtable(source, "cell", "exec")

@@ -1,7 +1,9 @@
 """Rendering views as text and as HTML that stands by itself.
 
-Pure. The HTML says everything in words and uses only what notebooks let through (tables, ``progress``): no style, no
-script, no colour that means something. Every text is escaped.
+Pure. The HTML says everything in words and uses only what notebooks let through (tables, ``progress``): no script, no
+colour that means something; only alignment and
+spacing are styled, because notebooks put every cell to the right and widgets put them close together. Every text is
+escaped.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any
 from fastgpu.formatting import NO_VALUE, clean_text, format_utc
 from fastgpu.view import Bar, Cell, Table, View
 
+LEFT, RIGHT, WHOLE = "text-align:left;padding:.3em .6em", "text-align:right;padding:.3em .6em", ";white-space:nowrap"
 JOB_MIME = "application/vnd.fastgpu.job+json"
 Bundle = dict[str, Any]
 
@@ -55,7 +58,10 @@ def to_html(view: View) -> str:
     """A view for a notebook: true as of its instant, which it names."""
     parts = [f"<p><strong>{escape(view.title)}</strong> <small>as of {format_utc(view.as_of)}</small></p>"]
     if view.facts:
-        facts = "".join(f"<tr><th>{escape(name)}</th><td>{_html_cell(value)}</td></tr>" for name, value in view.facts)
+        facts = "".join(
+            f'<tr><th style="{LEFT}{WHOLE}">{escape(name)}</th><td style="{LEFT}">{_html_cell(value)}</td></tr>'
+            for name, value in view.facts
+        )
         parts.append(f"<table><tbody>{facts}</tbody></table>")
     parts += [_html_table(table) for table in view.tables]
     parts += [f"<p>{escape(note)}</p>" for note in view.notes]
@@ -65,9 +71,15 @@ def to_html(view: View) -> str:
 def _html_table(table: Table) -> str:
     if not table.rows:
         return f"<p>{escape(f'{table.caption}: {table.empty}' if table.caption else table.empty)}</p>"
-    caption = f"<caption>{escape(table.caption)}</caption>" if table.caption else ""
-    head = "".join(f"<th>{escape(name)}</th>" for name in table.columns)
-    body = "".join(f"<tr>{''.join(f'<td>{_html_cell(cell)}</td>' for cell in row)}</tr>" for row in table.rows)
+    caption = f'<caption style="{LEFT}">{escape(table.caption)}</caption>' if table.caption else ""
+    sides = [RIGHT if place in table.right else LEFT for place in range(len(table.columns))]
+    head = "".join(f'<th style="{side}">{escape(name)}</th>' for side, name in zip(sides, table.columns, strict=True))
+    styles = [side + (WHOLE if table.whole(place) else "") for place, side in enumerate(sides)]
+    rows = (
+        "".join(f'<td style="{style}">{_html_cell(cell)}</td>' for style, cell in zip(styles, row, strict=True))
+        for row in table.rows
+    )
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
     return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 

@@ -13,7 +13,7 @@ from IPython.display import display, publish_display_data
 
 from fastgpu import models, views
 from fastgpu.errors import FastGPUError
-from fastgpu.formatting import format_fraction, format_money, one_line
+from fastgpu.formatting import format_amount, format_fraction, one_line
 from fastgpu.job import Job
 from fastgpu.models import json_of
 from fastgpu.view import Lens, View, explain, gpu_words
@@ -85,7 +85,7 @@ class Outputs(tuple[dict[str, Any], ...]):
         for output in self:
             bundle = output_bundle(output)
             if bundle and self.trusted:
-                publish_display_data(*bundle)  # type: ignore[no-untyped-call]
+                publish_display_data(*bundle)
             elif bundle or not rich_only:
                 sys.stdout.write(plain_outputs(output))
 
@@ -137,7 +137,7 @@ def progress_words(job: models.Job, lens: Lens) -> str:
         parts.append(explain(job.explanation, lens))
     if job.eta_end and not job.state.final:
         parts.append(f"ends about {lens.at(job.eta_end)}")
-    parts.append(format_money(job.cost_micros, job.currency))
+    parts.append(format_amount(job.cost_micros, job.currency))
     return " · ".join(parts)
 
 
@@ -166,8 +166,6 @@ class ProgressLine:
         if not self._in_place:
             sys.stderr.write(f"{line}\n")
         elif self._handle is None:
-            self._handle = display(  # type: ignore[no-untyped-call]
-                {"text/plain": line}, raw=True, display_id=True
-            )
+            self._handle = display({"text/plain": line}, raw=True, display_id=True)
         else:
             self._handle.update({"text/plain": line}, raw=True)

@@ -202,6 +202,8 @@ class FastGPUMagics(Magics):
         self.known.learn(jobs=[job.snapshot])
         if name == "run":
             self._follow(job, options)
+        else:
+            job.placed()
         return job
 
     def _dry_run(self, prepared: Prepared) -> Shown:

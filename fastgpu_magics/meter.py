@@ -11,7 +11,7 @@ import atexit
 from collections.abc import Callable
 from typing import Any
 
-import ipywidgets  # type: ignore[import-untyped]
+import ipywidgets
 
 from fastgpu import models
 from fastgpu.aio import AsyncGPUClient
@@ -29,7 +29,7 @@ def meter_view(answer: models.Status, lens: Lens, problem: str = "") -> View:
     return View("GPU meter", answer.now, tables=tables, notes=(problem,) if problem else ())
 
 
-class Meter(ipywidgets.VBox):  # type: ignore[misc]
+class Meter(ipywidgets.VBox):
     """The widget. ``close()`` ends the task and removes it from the page; "Stop" ends the task only."""
 
     def __init__(

@@ -126,7 +126,7 @@ class Run:
     async def _silently(self, code: str) -> None:
         """Run our own code beside the notebook's cells: not in its history, not in its result."""
         cells = self.notebook.cells
-        cells.append(nbformat.v4.new_code_cell(code))  # type: ignore[no-untyped-call]
+        cells.append(nbformat.v4.new_code_cell(code))
         try:
             await self.client.async_execute_cell(cells[-1], len(cells) - 1, store_history=False)
         finally:
@@ -154,7 +154,7 @@ class Run:
 def write_result(notebook: Any) -> None:
     """Keep the executed notebook beside the job's other files."""
     with Replacing(Path(RESULT_NOTEBOOK)) as file:
-        text: str = nbformat.writes(notebook)  # type: ignore[no-untyped-call]
+        text: str = nbformat.writes(notebook)
         file.write(text.encode("utf-8"))
 
 
@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         text = Path(given[0]).read_text(encoding="utf-8")
-        notebook = nbformat.reads(text, as_version=4)  # type: ignore[no-untyped-call]
+        notebook = nbformat.reads(text, as_version=4)
         run = Run(notebook)
     except Exception as error:  # nbformat raises whatever an odd file leads it to
         sys.stderr.write(f"fastgpu: cannot read {given[0]} as a notebook: {error}\n")

@@ -150,7 +150,7 @@ class _PastCap(Exception):
     """The buffer is full."""
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+class _Pickler(cloudpickle.Pickler):
     """Looks at every object on the way, so that what hides inside a list or a model is refused by name as well."""
 
     def reducer_override(self, obj: Any) -> Any:

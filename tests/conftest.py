@@ -12,6 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no reason to fail: how long an example takes to make or to run is not what these tests promise.
+settings.register_profile("fastgpu", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fastgpu")
 
 
 def _postgres_programs() -> Path | None:

@@ -1,8 +1,12 @@
-"""Start the demo hub, say what to try, leave nothing behind. ``HubProcess`` is what demo, tests and benchmarks use."""
+"""Start the demo hub, say what to try, leave nothing behind. ``HubProcess`` is what demo, tests and benchmarks use.
+
+Usage: ``python -m tools.hub [PORT]``.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import signal
@@ -12,7 +16,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -39,6 +44,11 @@ class Ports:
             for each in sockets:
                 each.bind(("127.0.0.1", 0))
             return cls(*[each.getsockname()[1] for each in sockets])
+
+    @classmethod
+    def around(cls, public: int) -> Ports:
+        """This public address; for the rest four ports nobody uses now."""
+        return replace(cls.free(), public=public)
 
     def taken(self) -> dict[str, int]:
         """Those that somebody uses already, by what they are for."""
@@ -188,35 +198,84 @@ def _gpus() -> str:
     return find_probe(os.environ.get("FASTGPU_DEMO_PROBE", "auto"))[1]
 
 
-def main() -> int:
-    """Start the hub on its usual ports and stay until Ctrl-C."""
-    ports = Ports()
+class Ended(BaseException):
+    """Somebody asked us to end: Ctrl-C, SIGTERM, or the terminal is gone."""
+
+
+def _end_on_signals() -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def end(*_: object) -> None:
+        for number in numbers:  # the tidying up is not to be interrupted
+            signal.signal(number, signal.SIG_IGN)
+        raise Ended
+
+    for number in numbers:
+        signal.signal(number, end)
+
+
+@contextlib.contextmanager
+def only_one(state: Path) -> Iterator[bool]:
+    """Whether nobody else runs a hub on this state; kept until the end of the block."""
+    state.mkdir(mode=0o700, exist_ok=True)
+    with (state / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+
+
+def problem(ports: Ports, alone: bool) -> str:
+    """Why the hub cannot be started, and what to do; the empty string when it can."""
+    if not alone:
+        return "Cannot start: `make hub` runs already in this folder. End it with Ctrl-C, then try again."
     if taken := ports.taken():
         uses = ", ".join(f"{port} ({use})" for use, port in taken.items())
-        print(f"Cannot start: these ports are taken: {uses}. Is another hub running? End it, then try again.")
-        return 1
+        return (
+            f"Cannot start, taken by another program: {'port' if len(taken) == 1 else 'ports'} {uses}.\n"
+            f"Is another hub running? End it, or take another port: make hub PORT={Ports.free().public}"
+        )
+    return ""
+
+
+def main(arguments: list[str]) -> int:
+    """Start the hub and stay until Ctrl-C. ``arguments``: its port, when it is not to be the usual one."""
+    if arguments and not (arguments[0].isdecimal() and 0 < int(arguments[0]) < 65536):
+        print(f"{arguments[0]!r} is not a port; try make hub PORT=8888")
+        return 2
+    ports = Ports.around(int(arguments[0])) if arguments else Ports()
     state = ROOT / ".fastgpu"
-    state.mkdir(mode=0o700, exist_ok=True)
+    with only_one(state) as alone:
+        if why := problem(ports, alone):
+            print(why)
+            return 1
+        return _run(state, ports)
+
+
+def _run(state: Path, ports: Ports) -> int:
     log_path = state / "hub.log"
-    ending: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda received, _frame: ending.append(received))
     with log_path.open("wb") as log:
         hub = HubProcess(state, ports, log=log)
         print("Starting the hub …", flush=True)
         try:
+            _end_on_signals()
             hub.start()
             print(WELCOME.format(url=hub.url, gpus=_gpus(), log=log_path), flush=True)
-            while not ending and hub.process is not None and hub.process.poll() is None:
-                time.sleep(0.2)
+            assert hub.process is not None
+            hub.process.wait()
+            print(f"The hub has ended by itself. Its log: {log_path}", flush=True)
+            return 1
+        except Ended:
+            print("\nEnding the hub …", flush=True)
+            return 0
         except RuntimeError as error:
-            print(f"The hub could not be started: {error}. Its log: {log_path}")
+            print(f"The hub could not be started: {error}. Its log: {log_path}", flush=True)
             return 1
         finally:
-            print("Ending the hub …", flush=True)
             hub.stop()
-    return 0 if ending else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -131,6 +131,8 @@ def prepare(
         "argv": job_argv(launch, python),
         "environment": job_environment(launch, python, user, passed, str(folder.progress_file)),
         "work": str(folder.work),
+        "user": user.name,
+        "python": python,
         "time_limit_ms": launch.time_limit_ms,
         "grace_ms": grace_ms,
         "max_log_bytes": max_log_bytes,

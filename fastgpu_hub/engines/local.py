@@ -32,8 +32,9 @@ class LocalEngine(LoggingConfigurable):
         help="""
         Folder for everything the engine keeps: each job's working folder, log and records, and the input files.
 
-        Relative to where the service is started. With ``job_users = "system"`` every folder above it must let those
-        users pass (mode 711 is enough).
+        Default: ``engine`` in the service's own state folder. A relative path starts where the service is started. With
+        ``job_users = "system"`` every folder above it must let those users pass (mode 711 is enough); the service sees
+        to its own state folder.
         """,
     ).tag(config=True)
     python = Unicode(
@@ -42,7 +43,8 @@ class LocalEngine(LoggingConfigurable):
         Python interpreter that runs the students' scripts and notebooks.
 
         Defaults to the one the service itself runs on. Point it to an environment with the class's packages; for
-        notebook jobs `fastgpu-hub` must be installed there too. Its folder comes first on a job's PATH.
+        notebook jobs `fastgpu-hub` must be installed there too. Its folder comes first on a job's PATH. With
+        ``job_users = "system"`` those users must be able to read it: one below /root does not do.
         """,
     ).tag(config=True)
     job_users = Enum(

@@ -22,6 +22,7 @@ import select
 import signal
 import sys
 import time
+import warnings  # noqa: F401  (os.execvpe imports it, too late where the job's user cannot read our Python's files)
 
 TYPE_CHECKING = False  # importing typing would take as long as everything else here together
 if TYPE_CHECKING:
@@ -222,9 +223,44 @@ def _execute(launch: dict[str, Any], log: Log, shepherd: int) -> None:
 
 
 def _why(error: BaseException, launch: dict[str, Any]) -> str:
-    if isinstance(error, OSError):
-        return f"{error.strerror}: {launch['work'] if error.filename == launch['work'] else launch['argv'][0]}"
-    return str(error) or type(error).__name__
+    """What went wrong, for the job's owner. Runs as the job's user, so it sees what that user sees."""
+    if not isinstance(error, OSError):
+        return str(error) or type(error).__name__
+    work, program, user = launch["work"], launch["argv"][0], launch["user"]
+    path = work if error.filename == work else program
+    closed = _closed_to_us(path) if isinstance(error, PermissionError) else ""
+    if not closed:
+        return f"{error.strerror}: {path}"
+    if path == work:
+        return (
+            f"{user} cannot reach the job's folder {work}: {closed} is closed to that user. The administrator can open "
+            f"the way with `chmod o+x {closed}`, or set c.LocalEngine.state_dir to a folder that all can pass."
+        )
+    if path == launch["python"]:
+        return (
+            f"{user} cannot run the jobs' Python {path}: {closed} is closed to that user. The administrator can set "
+            "c.LocalEngine.python to a Python that everybody can read, for example below /opt."
+        )
+    return f"{user} cannot run {path}: {closed} is closed to that user."
+
+
+def _closed_to_us(path: str) -> str:
+    """The first folder on the way to a file, over all its links, that we may not pass; else the file if we may not run
+    it; the empty string when neither is the trouble."""
+    if not os.path.isabs(path):
+        return ""
+    for _ in range(40):  # as many links as the kernel follows
+        parts = path.split("/")
+        for count in range(1, len(parts) + 1):
+            here = "/".join(parts[:count]) or "/"
+            if os.path.islink(here):
+                path = os.path.join(os.path.dirname(here), os.readlink(here), *parts[count:])
+                break
+            if not os.access(here, os.X_OK):
+                return here if os.path.lexists(here) else ""
+        else:
+            return ""
+    return ""
 
 
 class Shepherd:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pynvml  # type: ignore[import-untyped]
+import pynvml
 
 NOT_AVAILABLE_64 = 2**64 - 1  # how NVML says "N/A" in its number fields
 NOT_AVAILABLE_32 = 2**32 - 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from jupyterhub._xsrf_utils import _needs_check_xsrf
@@ -17,6 +17,9 @@ from fastgpu_hub.broker.ports.world import HubUnavailable
 from fastgpu_hub.pricing.explain import Refused
 from fastgpu_hub.service.routes import SCOPES, Who
 from fastgpu_hub.service.wire import Refusal
+
+if TYPE_CHECKING:
+    from fastgpu_hub.service.handlers import BaseHandler
 
 TOKEN_CACHE_SECONDS = 30
 _PREFIX = "custom:fastgpu:"
@@ -107,7 +110,7 @@ def bearer(handler: RequestHandler) -> str | None:
     return match.group(1).strip() if match else None
 
 
-async def identify(auth: HubOAuth, handler: RequestHandler) -> dict[str, Any] | None:
+async def identify(auth: HubOAuth, handler: BaseHandler) -> dict[str, Any] | None:
     """The hub's model of who sends this request, None when nobody is signed in.
 
     A header wins over the cookie and is never replaced by it. Raises HubUnavailable when the hub cannot tell.
@@ -125,13 +128,13 @@ async def identify(auth: HubOAuth, handler: RequestHandler) -> dict[str, Any] | 
         raise HubUnavailable(f"The hub could not check the token: {error.log_message or error.status_code}") from error
 
 
-def check_same_site(handler: RequestHandler) -> None:
+def check_same_site(handler: BaseHandler) -> None:
     """Refuse a request that another site made the browser send.
 
     Only for cookies, which browsers attach by themselves; what changes something must carry the hub's ``_xsrf`` value
     (argument or ``X-XSRFToken``) and, where the browser tells, come from our own origin.
     """
-    if getattr(handler, "_token_authenticated", False):
+    if handler._token_authenticated:
         return
     if handler.request.method not in ("GET", "HEAD"):
         origin = handler.request.headers.get("Origin")

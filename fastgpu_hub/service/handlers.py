@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from jupyterhub.services.auth import HubOAuth, HubOAuthenticated
 from tornado.httputil import HTTPServerRequest
-from tornado.web import HTTPError, RequestHandler, stream_request_body
+from tornado.web import HTTPError, OutputTransform, RequestHandler, stream_request_body
 
 from fastgpu_hub.broker.actors import Actor
 from fastgpu_hub.broker.idempotency import IdempotencyClaim
@@ -50,6 +50,7 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
     """
 
     content_security_policy = _API_POLICY
+    _token_authenticated = False  # JupyterHub's name for "by the Authorization header, not by a cookie"
 
     def initialize(self, site: Site, rows: dict[str, Route] | None = None) -> None:
         self.site = site
@@ -139,9 +140,7 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
         ):
             log.warning("%s %s: %s", self.request_id, self.request.method, value)
         elif not isinstance(value, (Refusal, HTTPError)):
-            log.error(
-                "%s %s %s failed", self.request_id, self.request.method, self.route_label, exc_info=(typ, value, tb)
-            )
+            log.error("%s %s %s failed", self.request_id, self.request.method, self.route_label, exc_info=value)
 
     @property
     def route_label(self) -> str:
@@ -213,10 +212,10 @@ class ApiHandler(BaseHandler):
             await self.site.uploads.acquire()
             self._uploading = True
 
-    async def _execute(self, *args: Any, **kwargs: bytes) -> None:
+    async def _execute(self, transforms: list[OutputTransform], *args: bytes, **kwargs: bytes) -> None:
         # Neither on_finish nor on_connection_close comes when a caller hangs up within the body.
         try:
-            await super()._execute(*args, **kwargs)
+            await super()._execute(transforms, *args, **kwargs)
         finally:
             if self._uploading:
                 self.site.uploads.release()

@@ -7,9 +7,8 @@ import json
 import logging
 import os
 import signal
-import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 from tornado.httpserver import HTTPServer
@@ -26,7 +25,7 @@ from fastgpu_hub.service.app import Site, make_app
 from fastgpu_hub.service.auth import FastGPUAuth
 from fastgpu_hub.service.clock import SystemClock
 from fastgpu_hub.service.hub import RestHub
-from fastgpu_hub.service.process import CannotListen, address_of, bind, die_with_parent, kept_secret
+from fastgpu_hub.service.process import CannotListen, address_of, bind, die_with_parent, kept_secret, let_pass
 from fastgpu_hub.service.routes import BLOB_LIMIT_BYTES
 from fastgpu_hub.service.seeds import apply_seeds, missing_prices, read_seeds
 from fastgpu_hub.store import StoreError, open_store
@@ -51,8 +50,10 @@ class FastGPUService(Application):
         help="""
         Folder for everything the service keeps: database, job files, cookie secret.
 
-        Made with mode 0700 if it does not exist. Default: the environment's FASTGPU_STATE_DIR, which
-        ``setup_fastgpu(c, state_dir=…)`` sets, else ``.fastgpu`` where the service is started.
+        Made with mode 0700 if it does not exist. With ``LocalEngine.job_users = "system"`` it becomes 0711, so that the
+        jobs' users get to their jobs' folders in it; every file the service makes there is its own alone (0600).
+        Default: the environment's FASTGPU_STATE_DIR, which ``setup_fastgpu(c, state_dir=…)`` sets, else ``.fastgpu``
+        where the service is started.
         """,
     ).tag(config=True)
     db_url = Unicode(
@@ -190,9 +191,10 @@ class FastGPUService(Application):
                 f"JupyterHub starts this service; {missing[0]} is not set. "
                 "Call fastgpu_hub.setup_fastgpu(c) in jupyterhub_config.py and start jupyterhub."
             )
-        logging.getLogger("fastgpu").setLevel(self.log_level)
+        logging.getLogger("fastgpu").setLevel(cast("int", self.log_level))  # a name has become its number by now
         logging.getLogger("fastgpu").handlers = self.log.handlers
         die_with_parent()
+        os.umask(0o077)  # others may pass through our folder (see state_dir), but read nothing in it
         try:
             folder = Path(self.state_dir).absolute()
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -213,6 +215,8 @@ class FastGPUService(Application):
         store = await asyncio.to_thread(open_store, self.db_url)
         try:
             engine = LocalEngine(parent=self, state_dir=self._engine_folder(folder))
+            if engine.job_users == "system" and Path(engine.state_dir).is_relative_to(folder):
+                let_pass(folder)
             probe = await asyncio.to_thread(self._probe)
             broker = Broker(
                 store,
@@ -251,7 +255,8 @@ class FastGPUService(Application):
         return str(configured or folder / "engine")
 
     def _probe(self) -> Any:
-        probe, sentence = find_probe(self.probe, **self.simulated_gpus)
+        pretended: dict[str, Any] = self.simulated_gpus
+        probe, sentence = find_probe(self.probe, **pretended)
         self.log.info("%s", sentence)
         return probe
 
@@ -268,8 +273,3 @@ class FastGPUService(Application):
         )
         app = make_app(site, kept_secret(folder / "cookie-secret"))
         return HTTPServer(app, max_body_size=BLOB_LIMIT_BYTES, body_timeout=BODY_SECONDS, xheaders=True)
-
-
-def main() -> None:
-    """Console script ``fastgpu-hub`` and ``python -m fastgpu_hub.service``."""
-    FastGPUService.launch_instance(sys.argv[1:])

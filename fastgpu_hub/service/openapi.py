@@ -54,7 +54,7 @@ def _schemas(rows: Sequence[Route]) -> tuple[dict[type[BaseModel], dict[str, Any
         if route.answer is not None and (route.answer, "serialization") not in wanted:
             wanted.append((route.answer, "serialization"))
     found, top = models_json_schema(wanted, ref_template=REF)
-    return {model: schema for (model, _), schema in found.items()}, top["$defs"]
+    return {model: found[model, mode] for model, mode in wanted}, top["$defs"]
 
 
 def _operation(route: Route, schemas: dict[type[BaseModel], dict[str, Any]]) -> dict[str, Any]:

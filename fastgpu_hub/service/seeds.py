@@ -98,7 +98,8 @@ async def apply_seeds(broker: Broker, seeds: Iterable[Seed]) -> int:
 
     The idempotency key makes a crash between effect and remembering harmless.
     """
-    applied: list[str] = await broker.store.read(lambda uow: uow.setting(SETTING)) or []
+    stored: Any | None = await broker.store.read(lambda uow: uow.setting(SETTING))
+    applied: list[str] = list(stored or ())
     new = 0
     for seed in seeds:
         if seed.digest in applied:
@@ -109,7 +110,7 @@ async def apply_seeds(broker: Broker, seeds: Iterable[Seed]) -> int:
             log.error("FastGPUService.%s was refused: %s %s", seed.place, answer.message, answer.instead)
             continue
         applied = [*applied, seed.digest]
-        await broker.store.write(lambda uow, done=tuple(applied): uow.set_setting(SETTING, list(done)))
+        await _remember(broker, applied)
         new += 1
     return new
 
@@ -121,6 +122,10 @@ async def missing_prices(broker: Broker, default_price: Mapping[str, Any]) -> li
     priced = {price.gpu_type for price in await broker.prices(ACTOR)}
     types = sorted(set(broker.runtime.state.inventory.gpu_types()) - priced)
     return read_seeds({"prices": [{"gpu_type": gpu_type, **default_price} for gpu_type in types]})
+
+
+async def _remember(broker: Broker, applied: list[str]) -> None:
+    await broker.store.write(lambda uow: uow.set_setting(SETTING, applied))
 
 
 async def _apply(broker: Broker, seed: Seed, claim: IdempotencyClaim) -> BaseModel | Refused:

@@ -11,10 +11,11 @@ from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from fastgpu.formatting import format_bytes, format_duration, format_money, format_rate, one_line
-from fastgpu.models import Account, Offer, Options, QuotaMetric, QuotaUse, Rate
+from fastgpu.formatting import format_amount, format_bytes, format_date_time, format_money, one_line
+from fastgpu.models import Account, Offer, Options, QuotaUse, Rate
+from fastgpu.words import price_words, quota_words, wait_words
 from fastgpu_hub.spawner.refusal import sentences
 
 COST_HOURS = (1, 2, 4)
@@ -88,7 +89,7 @@ def render_form(options: Options | None, shown: Mapping[str, str], *, trouble: s
 
 
 @lru_cache(maxsize=1)
-def _template():
+def _template() -> Template:
     folder = Path(__file__).parent / "templates"
     environment = Environment(
         loader=FileSystemLoader(folder),
@@ -109,8 +110,8 @@ def _row(offer: Offer, currency: str, shown: Mapping[str, str]) -> Row:
         memory="memory not known" if offer.memory_bytes is None else f"{format_bytes(offer.memory_bytes)} memory",
         suited_for=one_line(offer.suited_for),
         simulated=offer.simulated,
-        price=rate_words(offer.rate, currency),
-        list_price=rate_words(offer.list_rate, currency) if cheaper else "",
+        price=price_words(offer.rate, currency),
+        list_price=price_words(offer.list_rate, currency) if cheaper else "",
         promotion=one_line(offer.promotion_name) if cheaper else "",
         until=_instant(offer.rate_until),
         free=f"{offer.free} of {offer.total} free",
@@ -134,28 +135,18 @@ def cost_micros(rate: Rate, gpu_count: int, seconds: int) -> int:
     )
 
 
-def rate_words(rate: Rate, currency: str) -> str:
-    """A price in words: ``0.50 credits/h per GPU + 0.10 credits per start``; ``free`` when it is nothing."""
-    parts = []
-    if rate.per_gpu_hour_micros:
-        parts.append(f"{format_rate(rate.per_gpu_hour_micros, currency)} per GPU")
-    if rate.per_task_hour_micros:
-        parts.append(f"{format_rate(rate.per_task_hour_micros, currency)} per server")
-    if rate.per_start_micros:
-        parts.append(f"{format_money(rate.per_start_micros, currency)} per start")
-    return " + ".join(parts) or "free of charge"
-
-
 def _wait_words(offer: Offer) -> str:
-    if offer.wait_seconds is None:
-        return "starts at once" if offer.free else "wait not known"
-    if offer.wait_seconds <= 0:
-        return "starts at once"
-    return f"about {format_duration(offer.wait_seconds)} wait"
+    at_once = offer.free > 0 if offer.wait_seconds is None else offer.wait_seconds <= 0
+    return "starts at once" if at_once else f"wait {wait_words(offer.wait_seconds)}"
 
 
 def _account_words(account: Account, currency: str) -> str:
-    return f"{one_line(account.id)} — {format_money(account.left_micros, currency)} left"
+    left = (
+        f"{format_amount(account.left_micros, currency)} left"
+        if account.granted_micros or account.left_micros
+        else "no credit"
+    )
+    return f"{one_line(account.id)} ({left})"
 
 
 def _promotions(options: Options) -> list[str]:
@@ -173,16 +164,13 @@ def _promotions(options: Options) -> list[str]:
 
 
 def _limit(quota: QuotaUse, currency: str) -> Limit:
-    amount = {
-        QuotaMetric.concurrent_gpus: lambda value: f"{value} GPU{'' if value == 1 else 's'}",
-        QuotaMetric.gpu_seconds: lambda value: f"{format_duration(value)} of GPU time",
-        QuotaMetric.spend_micros: lambda value: format_money(value, currency),
-    }[quota.metric]
-    words = f"{amount(quota.left)} left of {amount(quota.limit)}"
+    words = f"{quota_words(quota.metric, quota.left, currency)} left"
+    if quota.used:
+        words += f", {quota_words(quota.metric, quota.used, currency)} used"
     if quota.reserved:
-        words += f"; {amount(quota.reserved)} reserved"
+        words += f", {quota_words(quota.metric, quota.reserved, currency)} reserved"
     if quota.resets_at:
-        words += f"; resets {_instant(quota.resets_at)}"
+        words += f"; resets on {_instant(quota.resets_at)}"
     return Limit(one_line(quota.label), min(quota.used + quota.reserved, quota.limit), quota.limit, words)
 
 
@@ -194,4 +182,4 @@ def _time_limits(shown: str) -> tuple[tuple[str, str], ...]:
 
 def _instant(when: datetime | None) -> str:
     """An absolute instant with its zone: the page may stay open for days, so never "tomorrow"."""
-    return "" if when is None else f"{when.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
+    return "" if when is None else format_date_time(when)

@@ -101,10 +101,12 @@ async def until_done(
     log: Log,
     *,
     most_tries: int | None = None,
+    missed: Callable[[], None] = lambda: None,
 ) -> bool:
     """Repeat ``attempt`` until the service took it, with growing delays, for ever unless ``most_tries`` says otherwise.
 
-    True when it was done (an unknown lease counts: there is nothing left to do). A refusal is final and logged: False.
+    ``missed`` is called after each try that did not reach the service. True when it was done (an unknown lease counts:
+    there is nothing left to do). A refusal is final and logged: False.
     """
     tries = 0
     while True:
@@ -115,6 +117,7 @@ async def until_done(
         except Unavailable as error:
             delay = RETRY_SECONDS[min(tries, len(RETRY_SECONDS) - 1)]
             tries += 1
+            missed()
             if tries == most_tries:
                 log.error("Giving up to %s after %i tries: %s", what, tries, error)
                 return False

@@ -72,9 +72,10 @@ class FastGPUSpawnerMixin(SpawnPage):
         5.0,
         min=0,
         help="""
-        Seconds a stopping server waits for the service to take its GPUs back.
+        Most seconds a stopping server waits for the service to take its GPUs back.
 
-        A release that needs longer (the service restarts, say) goes on in the background until it is done.
+        It does not wait for a service that is away (a hub that ends stops its services first). The release then goes on
+        in the background until it is done, by the hub that comes next if need be.
         """,
     ).tag(config=True)
 
@@ -87,6 +88,7 @@ class FastGPUSpawnerMixin(SpawnPage):
         self._progress = ProgressLog()
         self._endings: dict[str, asyncio.Task[bool]] = {}
         self._unreleased: set[str] = set()
+        self._service_away = asyncio.Event()  # the latest try to give GPUs back found nobody
         super().__init__(*args, **kwargs)
 
     @default("fastgpu_server_url")
@@ -166,7 +168,7 @@ class FastGPUSpawnerMixin(SpawnPage):
             self._starting = False
             ending = self._end(lease_id)
             if isinstance(error, Exception):
-                await asyncio.wait({ending}, timeout=self.release_timeout)
+                await self._patiently(ending)
             raise
         return where
 
@@ -237,7 +239,15 @@ class FastGPUSpawnerMixin(SpawnPage):
         """Stop the server, then give its GPUs back."""
         lease_id = self.lease_id
         await maybe_future(super().stop(now=now))
-        await asyncio.wait({self._end(lease_id)}, timeout=self.release_timeout)
+        await self._patiently(self._end(lease_id))
+
+    async def _patiently(self, ending: asyncio.Task[bool]) -> None:
+        """Wait for a release as long as that is worth the wait; it goes on by itself."""
+        away = asyncio.ensure_future(self._service_away.wait())
+        try:
+            await asyncio.wait({ending, away}, timeout=self.release_timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            away.cancel()
 
     async def end_workload(self) -> bool:
         """Make sure that nothing of the server runs any more; True when that is known."""
@@ -270,11 +280,14 @@ class FastGPUSpawnerMixin(SpawnPage):
 
     async def _release(self, lease_id: str) -> bool:
         self._unreleased.add(lease_id)
+        self._service_away.clear()
 
         async def release() -> None:
             await self._client().release_lease(lease_id)
 
-        released = await leasing.until_done(f"release lease {lease_id} of {self._log_name}", release, self.log)
+        what = f"release lease {lease_id} of {self._log_name}"
+        released = await leasing.until_done(what, release, self.log, missed=self._service_away.set)
+        self._service_away.clear()
         if released:
             self._unreleased.discard(lease_id)
         return released

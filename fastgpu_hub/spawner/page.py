@@ -69,7 +69,7 @@ class SpawnPage(LoggingConfigurable):
         """,
     ).tag(config=True)
 
-    # What was typed or linked to last, to be shown again.
+    # What was typed or linked to just now, to be shown again once.
     _fields: dict[str, Any] | None = None
 
     @default("fastgpu_url")
@@ -87,6 +87,9 @@ class SpawnPage(LoggingConfigurable):
     async def get_options_form(self) -> str:
         """The spawn page's form; without an answer of the service it still offers a server without a GPU."""
         shown = shown_values(self.user_options if self._fields is None else self._fields)
+        # Once: a link that somebody followed must not choose their GPUs the next time they come.
+        for spawner in (self, *getattr(self.user, "spawners", {}).values()):
+            spawner._fields = None
         account, promo_code = shown.get("account") or None, shown.get("promo_code") or None
         options, trouble = await self._offered(account, promo_code)
         if options is None and trouble and (account or promo_code):

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import escape
 
-from fastgpu.formatting import one_line
+from fastgpu.formatting import format_date_time, one_line
 from fastgpu.models import Lease, LeaseState
 
 
@@ -63,7 +63,8 @@ def lease_message(lease: Lease) -> str:
     reason = f" {lease.explanation.message}" if lease.explanation else ""
     if lease.state is LeaseState.queued:
         place = f"Place {lease.queue_place} in the queue" if lease.queue_place is not None else "In the queue"
-        return f"{place} for {gpus}.{reason}"
+        start = f" Expected to start by {format_date_time(lease.eta_start)}." if lease.eta_start else ""
+        return f"{place} for {gpus}.{reason}{start}"
     if lease.state is LeaseState.granted:
         return f"Got {gpus}. Starting the server."
     return ""

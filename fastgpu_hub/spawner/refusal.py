@@ -12,8 +12,9 @@ from jupyterhub.spawner import SpawnException
 from markupsafe import Markup, escape
 
 from fastgpu.errors import FastGPUError, InvalidRequest, NotAllowed, Unavailable
-from fastgpu.formatting import format_utc, one_line
+from fastgpu.formatting import format_date_time, one_line
 from fastgpu.models import Explanation
+from fastgpu.view import untold_change
 
 _STATUS: tuple[tuple[type[FastGPUError], int], ...] = ((InvalidRequest, 422), (NotAllowed, 403), (Unavailable, 503))
 
@@ -58,8 +59,8 @@ def refused_lease(explanation: Explanation, *, status_code: int = 403) -> GpuRef
 def sentences(explanation: Explanation) -> list[str]:
     """An explanation in whole sentences, on one line each."""
     told = [_sentence(explanation.message)]
-    if explanation.frees_at is not None:
-        told.append(f"It frees up at {format_utc(explanation.frees_at)}.")
+    if when := untold_change(explanation):
+        told.append(f"It frees up on {format_date_time(when)}.")
     if explanation.instead:
         told.append(_sentence(explanation.instead))
     return told

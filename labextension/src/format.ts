@@ -35,13 +35,10 @@ export function formatMoney(micros: number): string {
   return `${units}.${decimals.replace(/0{1,4}$/, '')}`;
 }
 
-/** A running cost, rounded down to two decimals; what is more than nothing never reads as nothing. */
+/** A running cost, rounded to two decimals; what is more than nothing never reads as nothing. */
 export function formatSpent(micros: number): string {
-  const hundredths = Math.floor(micros / (MICROS_PER_UNIT / 100));
-  if (hundredths === 0 && micros >= 1) {
-    return '< 0.01';
-  }
-  return (hundredths / 100).toFixed(2);
+  const hundredth = MICROS_PER_UNIT / 100;
+  return micros >= 1 && micros < hundredth ? '< 0.01' : (Math.round(micros / hundredth) / 100).toFixed(2);
 }
 
 /** `18.2`, `80`: one decimal unless it is whole; a dash when the device does not tell. */

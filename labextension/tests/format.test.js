@@ -148,7 +148,8 @@ test('money is exact, what was spent is rounded down and never reads as nothing'
   assert.equal(formatMoney(1_500_000), '1.50');
   assert.equal(formatSpent(0), '0.00');
   assert.equal(formatSpent(9_999), '< 0.01');
-  assert.equal(formatSpent(1_999_999), '1.99');
+  assert.equal(formatSpent(666_666), '0.67');
+  assert.equal(formatSpent(1_994_999), '1.99');
 });
 
 test('durations, memory and clock times', () => {

@@ -234,6 +234,42 @@ async def test_a_system_user_job_is_stopped_and_its_hard_link_is_not_read(system
 
 
 @needs_root
+async def test_a_job_whose_user_cannot_reach_its_folder_is_told_where_the_way_ends(system_bench: Any) -> None:
+    closed = system_bench.folder
+    closed.chmod(0o700)
+    await system_bench.start("print('ran')", owner="nobody")
+    exited = await system_bench.until("exited")
+    assert exited.ending == "failed_to_start"
+    work = system_bench.work()
+    assert f"nobody cannot reach the job's folder {work}: {closed} is closed to that user." in exited.reason.message
+    assert f"`chmod o+x {closed}`" in exited.reason.message
+
+
+@needs_root
+@pytest.mark.parametrize("linked", [False, True])
+async def test_a_python_that_the_user_cannot_reach_is_named_with_what_to_set(system_bench: Any, linked: bool) -> None:
+    closed = system_bench.folder / "root-only"
+    closed.mkdir(mode=0o700)
+    (closed / "python").symlink_to("/bin/sh")
+    python = system_bench.folder / "open-python" if linked else closed / "python"
+    if linked:  # as in a virtual environment: the link is open, what it points to is not
+        python.symlink_to("root-only/python")
+    system_bench.engine.python = str(python)
+    await system_bench.start("", owner="nobody", kind="script", argv=("train.py",))
+    exited = await system_bench.until("exited")
+    assert exited.ending == "failed_to_start"
+    assert f"nobody cannot run the jobs' Python {python}: {closed} is closed to that user." in exited.reason.message
+    assert "c.LocalEngine.python" in exited.reason.message
+
+
+@needs_root
+async def test_a_job_as_another_user_needs_nothing_of_the_services_python(system_bench: Any) -> None:
+    """A service below /root: its Python's own files are out of the job's reach, also while the job is being started."""
+    system_bench.engine.python = "/usr/bin/python"
+    assert await system_bench.run("", owner="nobody", argv=("id", "-u", "-n")) == "nobody\n"
+
+
+@needs_root
 @pytest.mark.parametrize(
     ("owner", "why"),
     [("no-such-student", "This machine has no user named 'no-such-student'"), ("root", "administrator's account")],

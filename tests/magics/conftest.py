@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from traitlets.config import Config
@@ -64,3 +65,18 @@ def run(shell: InteractiveShell, magics: FastGPUMagics) -> Callable[[str], Ran]:
         return Ran(result.result, captured.stdout, captured.stderr, captured.outputs, failed)
 
     return run
+
+
+@pytest.fixture
+def refusal(magics: FastGPUMagics) -> Callable[..., str]:
+    """The one line of a refused command; the exception is exactly UsageError."""
+
+    def refusal(line: str, cell: str | None = None) -> str:
+        with pytest.raises(UsageError) as caught:
+            magics.fastgpu(line, cell)
+        assert type(caught.value) is UsageError
+        text = str(caught.value)
+        assert "\n" not in text
+        return text
+
+    return refusal

@@ -84,6 +84,20 @@ def test_a_terminal_says_the_same_words(name: str, make_client: Callable[[], GPU
     assert all(note in said for note in view.notes)
 
 
+@pytest.mark.parametrize("width", [76, 80, 100, 300])
+def test_no_terminal_is_too_narrow_to_see_every_word(
+    width: int, make_client: Callable[[], GPUClient], service: FakeService
+) -> None:
+    service.add_job("j-0123456789ab", state="succeeded", name="a training with a long name " * 3, ended_at=at(0))
+    with make_client() as client:
+        view = views.jobs([job.snapshot for job in client.jobs("all")], LENS)
+    stream = StringIO()
+    show(view, Console(file=stream, width=width, highlight=False, markup=False, emoji=False))
+    assert all(len(line) <= width for line in stream.getvalue().splitlines())
+    words = ("j-0123456789ab", "succeeded", "h100-80gb", "(simulated)", "training", "0.07")
+    assert all(word in stream.getvalue() for word in words)
+
+
 class Tags(HTMLParser):
     """Collects tags and attributes, and checks that tags nest."""
 
@@ -118,7 +132,7 @@ def test_no_text_can_become_markup_and_html_says_what_text_says(name: str, value
     html = to_html(view)
     tags.feed(html)
     assert tags.tags <= ALLOWED
-    assert tags.attributes <= {"class", "max", "value"}
+    assert tags.attributes <= {"class", "max", "value", "style"}
     assert "as of 2025-11-21 17:00:00 UTC" in html
 
 

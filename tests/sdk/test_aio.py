@@ -72,6 +72,18 @@ async def test_a_post_is_repeated_with_the_same_key(
     assert slept[1] == 3.0
 
 
+async def test_what_the_spawner_repeats_itself_is_sent_once(
+    aclient: AsyncGPUClient, service: FakeService, slept: list[float]
+) -> None:
+    service.failures = [httpx.ConnectError("refused"), httpx.ConnectError("refused")]
+    with pytest.raises(Unavailable):
+        await aclient.release_lease("lease-1")
+    with pytest.raises(Unavailable):
+        await aclient.lease_started("lease-1")
+    assert service.failures == []
+    assert slept == []
+
+
 async def test_errors_are_the_same_tree(aclient: AsyncGPUClient, service: FakeService) -> None:
     service.refuse(403, "quota_concurrent_gpus", "You hold 4 of 4 GPUs.")
     with pytest.raises(QuotaError):

@@ -43,7 +43,7 @@ def run(client: GPUClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     [
         (["status"], "FastGPU status of alice", "leases"),
         (["gpus"], "h100-80gb (simulated)", "offers"),
-        (["quote", "--gpu", "a100", "--time", "2h"], "It would be taken now.", "lines"),
+        (["quote", "--gpu", "a100", "--time", "2h"], "It would be accepted now.", "lines"),
         (["jobs", "--all"], "train.py", None),
         (["cost", "--by", "gpu", "--since", "2025-11-01"], "Cost by gpu", "rows"),
         (["why", "job-1"], "All 4 GPUs are in use.", "explanation"),

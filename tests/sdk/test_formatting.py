@@ -79,7 +79,7 @@ def test_a_duration_is_its_two_largest_units(seconds: float | None, text: str) -
 
 
 @pytest.mark.parametrize(
-    ("size", "text"), [(None, "—"), (0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (80 * 2**30, "80.0 GiB")]
+    ("size", "text"), [(None, "—"), (0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (80 * 2**30, "80 GiB")]
 )
 def test_a_size_is_in_binary_units(size: int | None, text: str) -> None:
     assert f.format_bytes(size) == text
@@ -143,3 +143,33 @@ def test_clean_text_holds_no_control_character(text: str) -> None:
 def test_rates_and_percent() -> None:
     assert f.format_rate(420_000, "credits") == "0.42 credits/h"
     assert (f.format_percent(63), f.format_percent(None)) == ("63 %", "—")
+
+
+@pytest.mark.parametrize(
+    ("micros", "text"),
+    [
+        (0, "0.00"),
+        (1, "< 0.01"),
+        (9_999, "< 0.01"),
+        (10_000, "0.01"),
+        (99_333_334, "99.33"),
+        (666_666, "0.67"),
+        (-500_000, "-0.50"),
+    ],
+)
+def test_an_amount_at_a_glance_has_two_decimals_and_never_hides_a_cost(micros: int, text: str) -> None:
+    assert f.format_amount(micros) == text
+    assert f.format_amount(micros, "credits") == f"{text} credits"
+
+
+def test_exact_amounts_of_a_column_line_up() -> None:
+    amounts = [420_000, 1_234_500, 16_000_000]
+    decimals = f.decimals_of(amounts)
+    assert [f.format_money(micros, decimals=decimals) for micros in amounts] == ["0.4200", "1.2345", "16.0000"]
+    assert f.decimals_of([]) == 2
+
+
+def test_an_instant_that_stays_on_a_page_names_its_day() -> None:
+    assert f.format_date_time(NOW, BERLIN) == "Fri 21 Nov 2025, 18:00 CET"
+    assert f.format_date_time(NOW, seconds=True) == "Fri 21 Nov 2025, 17:00:00 UTC"
+    assert f.format_instant(NOW, now=NOW, zone=BERLIN, seconds=True) == "today 18:00:00 CET"

@@ -28,6 +28,27 @@ class Bomb:
         return (pytest.fail, ("a stranger's pickle was loaded",))
 
 
+def test_a_job_just_taken_soon_knows_why_it_waits(
+    client: GPUClient, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.add_job(explanation={"code": "admitting", "message": "Being placed in the queue."})
+    job = client.job("job-1")
+    waits = {"code": "capacity", "message": "0 of 4 free."}
+    monkeypatch.setattr("fastgpu.job.time.sleep", lambda _: service.jobs["job-1"].update(explanation=waits))
+    assert job.placed() is job
+    assert job.snapshot.explanation is not None
+    assert job.snapshot.explanation.code == "capacity"
+
+
+def test_a_service_that_goes_away_does_not_untake_a_job(
+    client: GPUClient, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.add_job(explanation={"code": "admitting", "message": "Being placed in the queue."})
+    job = client.job("job-1")
+    monkeypatch.setattr("fastgpu.job.time.sleep", lambda _: service.jobs.clear())
+    assert job.placed().id == "job-1"
+
+
 def test_it_tells_state_cost_progress_and_expected_end(client: GPUClient, service: FakeService) -> None:
     service.add_job(state="running", progress=0.4)
     job = client.job("job-1")

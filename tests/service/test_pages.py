@@ -48,7 +48,7 @@ async def test_a_teacher_sets_a_limit_and_is_told_so(service: Any) -> None:
     assert done.status_code == 303
     page = (await service.call("t-tina", "GET", done.headers["Location"].removeprefix("/services/fastgpu/"))).text
     assert "The limit is in force." in page
-    assert "40.00 GPU-h" in page
+    assert "40 GPU-hours per week" in page
     uses = (await service.call("t-bob", "GET", "api/quotas")).json()
     assert 144_000 in [row["limit"] for row in uses]
 
@@ -85,6 +85,7 @@ async def test_a_teacher_stops_a_members_job_and_the_audit_tells(service: Any) -
     audit = (await service.call("t-root", "GET", "admin")).text
     assert "tina" in audit
     assert job["id"] in audit
+    assert "stopped" in audit
 
 
 async def test_an_administrator_sees_prices_devices_holders_and_sets_them(service: Any) -> None:
@@ -93,10 +94,35 @@ async def test_an_administrator_sees_prices_devices_holders_and_sets_them(servic
     done = await service.call("t-root", "POST", "admin/prices", data=form, follow_redirects=True)
     assert (done.status_code, "The price is set." in done.text) == (200, True)
     page = (await service.call("t-root", "GET", "admin")).text
-    assert "0.25 credits per GPU-hour + 0.01 credits per start" in page
+    assert "0.25 credits/h per GPU + 0.01 credits per start" in page
     assert page.count("simulated") >= 4
     assert "alice" in page
-    assert "set_price" in page
+    assert "set the price of" in page
+    assert "set_price" not in page
+
+
+async def test_the_class_page_says_first_who_holds_what(service: Any) -> None:
+    await service.running(name="training")
+    page = (await service.call("t-tina", "GET", "classes/cs101")).text
+    assert page.index("Who holds what now") < page.index("Credit") < page.index("Limits")
+    assert "<strong>1 GPU</strong> held by 1 of" in page
+    assert page.index('<th scope="row">alice</th>') < page.index('<th scope="row">bob</th>'), "holders first"
+
+
+async def test_a_click_that_cannot_be_undone_asks_once_more_without_javascript(service: Any) -> None:
+    await service.running(name="training")
+    page = (await service.call("t-alice", "GET", "")).text
+    asked = page[page.index('<details class="sure">') : page.index("</details>")]
+    assert 'aria-label="Stop training …"' in asked
+    assert "Yes, stop" in asked
+
+
+async def test_the_history_of_a_receipt_is_told_in_words(service: Any) -> None:
+    job = await service.running(name="short")
+    page = (await service.call("t-alice", "GET", f"receipts/{job['id']}")).text
+    assert "Asked for 1 × h100-80gb, charged to class:cs101" in page
+    assert "Started; from here on it is charged" in page
+    assert "held_micros" not in page
 
 
 async def test_a_notice_is_one_of_ours_whatever_the_address_says(service: Any) -> None:

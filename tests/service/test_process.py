@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Iterator
@@ -15,9 +16,12 @@ from typing import Any
 
 import httpx
 import pytest
+from traitlets.config import Config
 
+from fastgpu_hub import setup_fastgpu
 from fastgpu_hub.service.clock import SystemClock
 from fastgpu_hub.service.process import CannotListen, address_of, bind, kept_secret
+from fastgpu_hub.setup import service_config
 
 
 def free_port() -> int:
@@ -85,6 +89,39 @@ def test_the_program_serves_and_ends_orderly_on_sigterm(environment: dict[str, s
     assert (state / "fastgpu.sqlite").exists()
     assert (state / "cookie-secret").stat().st_mode & 0o777 == 0o600
     assert state.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to look as another user")
+def test_where_jobs_run_as_their_owners_they_can_pass_the_state_folder_and_read_nothing_in_it(
+    environment: dict[str, str], log: Any
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # pytest's own folders are closed to other users
+        Path(folder).chmod(0o755)
+        state = Path(folder) / "state"
+        config = Config({"FastGPUService": {"probe": "simulated"}, "LocalEngine": {"job_users": "system"}})
+        setup_fastgpu(config, state_dir=state)
+        environment |= {"FASTGPU_STATE_DIR": str(state), "FASTGPU_CONFIG": service_config(config)}
+        before = os.umask(0o022)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fastgpu_hub.service"], env=environment, stdout=log, stderr=log
+        )
+        os.umask(before)
+        try:
+            assert healthy(environment, process, log)
+            found = sorted(path for path in state.rglob("*"))
+            names = {path.name for path in found}
+            assert {"fastgpu.sqlite", "fastgpu.sqlite-wal", "spawner-token", "cookie-secret", "engine"} <= names
+            look = "import os, sys; print([path for path in sys.argv[1:] if os.access(path, os.R_OK)])"
+            command = ["/usr/bin/env", "python3", "-S", "-c", look, str(state), *map(str, found)]
+            done = subprocess.run(
+                command, cwd="/", env={"PATH": os.defpath}, user="nobody", capture_output=True, text=True
+            )
+            assert done.stdout == "[]\n", done.stderr
+            jobs = ["/bin/sh", "-c", 'cd "$1"', "sh", str(state / "engine" / "jobs")]
+            assert subprocess.run(jobs, cwd="/", user="nobody").returncode == 0
+        finally:
+            process.terminate()
+            process.wait(15)
 
 
 def test_the_service_dies_with_its_hub(environment: dict[str, str], log: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from datetime import datetime, timezone
 
 import pytest
 
@@ -108,7 +110,9 @@ async def test_every_attempt_has_its_own_idempotency_key(make_spawner, service):
 
 
 async def test_progress_tells_place_and_reason_as_they_change(make_spawner, service, make_lease, waiting):
-    service.answers = [waiting(3), waiting(3), waiting(1, "<b>Bob</b> ends at 18:00."), make_lease()]
+    noon = datetime(2026, 12, 1, 12, 0, tzinfo=timezone.utc)
+    next_in_line = waiting(1, "<b>Bob</b> ends soon.").model_copy(update={"eta_start": noon})
+    service.answers = [waiting(3), waiting(3), next_in_line, make_lease()]
     spawner = make_spawner()
     start = asyncio.ensure_future(spawner.start())
     await asyncio.sleep(0)
@@ -118,7 +122,7 @@ async def test_progress_tells_place_and_reason_as_they_change(make_spawner, serv
     assert messages == [
         "Asking for 1 × h100-80gb",
         "Place 3 in the queue for 1 × h100-80gb. All 4 GPUs are in use.",
-        "Place 1 in the queue for 1 × h100-80gb. <b>Bob</b> ends at 18:00.",
+        "Place 1 in the queue for 1 × h100-80gb. <b>Bob</b> ends soon. Expected to start by Tue 1 Dec 2026, 12:00 UTC.",
         "Got 1 × h100-80gb. Starting the server.",
         "Spawning server...",
     ]
@@ -291,6 +295,36 @@ async def test_a_release_the_service_misses_is_repeated_and_survives_the_hub(
     await settle()
     assert "fastgpu_unreleased" not in spawner.get_state()
     assert "fastgpu_unreleased" not in resumed.get_state()
+
+
+async def test_a_stop_does_not_wait_for_a_service_that_is_away(make_spawner, service, settle, monkeypatch):
+    """As when the hub ends: it has stopped its services before it stops the servers."""
+    monkeypatch.setattr(leasing, "RETRY_SECONDS", (0.3,))
+    spawner = make_spawner(release_timeout=60)
+    await spawner.start()
+    service.release_answers = [Unavailable("no connection")]
+    began = time.monotonic()
+    await spawner.stop()
+    assert time.monotonic() - began < 0.25
+    assert spawner.events[-1] == "stopped"
+    assert spawner.get_state()["fastgpu_unreleased"] == ["lease-1"]
+    await settle()
+    assert service.released() == ["lease-1", "lease-1"]
+    assert "fastgpu_unreleased" not in spawner.get_state()
+
+
+async def test_a_stop_waits_for_a_service_that_is_there_but_slow(make_spawner, service):
+    spawner = make_spawner()
+    await spawner.start()
+    taken = service.release_lease
+
+    async def slow(lease_id):
+        await asyncio.sleep(0.1)
+        return await taken(lease_id)
+
+    service.release_lease = slow
+    await spawner.stop()
+    assert service.released() == ["lease-1"]
 
 
 async def test_a_lease_the_service_no_longer_knows_needs_no_release(make_spawner, service, settle):

@@ -36,7 +36,7 @@ class HtmlHandler(BaseHandler):
         self.write_page("error.html", {"problem": explanation(refused), "request_id": self.request_id})
 
     def write_page(self, template: str, context: dict[str, Any]) -> None:
-        frame = {
+        frame: dict[str, Any] = {
             "actor": self.actor,
             "notice": NOTICES.get(self.get_query_argument("done", "")),
             "problem": None,

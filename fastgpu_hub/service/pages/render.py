@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
 from zoneinfo import ZoneInfo
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from fastgpu.models import QuotaMetric, QuotaUse, WeeklyWindow
-from fastgpu_hub.pricing.money import format_money
+from fastgpu.formatting import decimals_of, format_amount, format_bytes, format_date_time, format_money
+from fastgpu.models import QuotaUse, WeeklyWindow
+from fastgpu.words import gpu_hours, price_words, quota_words, step_words
+from fastgpu_hub.service.pages.audit import action_words, change_words, subject_words
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
@@ -26,27 +27,37 @@ def environment(*, currency: str, time_zone: str, prefix: str, hub_home: str) ->
         lstrip_blocks=True,
     )
     env.filters.update(
-        money=lambda micros: format_money(micros, currency),
-        amount=format_money,
+        money=lambda micros: format_amount(micros, currency),
+        exact_money=lambda micros, decimals=2: format_money(micros, currency, decimals=decimals),
         when=lambda moment: when(moment, zone),
-        exactly=lambda moment: when(moment, zone, "%H:%M:%S"),
-        limit_text=lambda value, metric: limit_text(value, metric, currency),
+        exactly=lambda moment: when(moment, zone, seconds=True),
+        limit_text=lambda value, metric: quota_words(metric, value, currency),
         gpu_hours=gpu_hours,
+        story=lambda step: step_words(step, currency, lambda moment: format_date_time(moment, zone)),
+        audit_action=action_words,
+        audit_subject=subject_words,
+        audit_change=lambda line: change_words(line, currency),
         window=window_text,
         span=span,
-        rate=lambda value: rate_text(value, currency),
-        memory=lambda value: "—" if value is None else f"{value / 2**30:.0f} GiB",
+        rate=lambda value: price_words(value, currency),
+        memory=format_bytes,
     )
-    env.globals.update(prefix=prefix, hub_home=hub_home, currency=currency, time_zone=time_zone, share=share)
+    env.globals.update(
+        prefix=prefix,
+        hub_home=hub_home,
+        currency=currency,
+        time_zone=time_zone,
+        share=share,
+        decimals_of=decimals_of,
+    )
     return env
 
 
-def when(moment: datetime | None, zone: ZoneInfo, clock: str = "%H:%M") -> Markup | str:
+def when(moment: datetime | None, zone: ZoneInfo, *, seconds: bool = False) -> Markup | str:
     """An absolute instant with its zone: ``Fri 21 Nov 2025, 18:00 UTC``; a dash for none."""
     if moment is None:
         return "—"
-    local = moment.astimezone(zone)
-    shown = f"{DAYS[local.weekday()]} {local.day} {local:%b %Y}, {local.strftime(clock)} {local:%Z}"
+    shown = format_date_time(moment, zone, seconds=seconds)
     return Markup('<time datetime="{}">{}</time>').format(moment.isoformat(), shown)
 
 
@@ -59,19 +70,6 @@ def span(start: datetime, end: datetime) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {seconds % 60:02d} s"
 
 
-def gpu_hours(seconds: int) -> str:
-    """GPU-seconds as GPU-hours with two decimals."""
-    hundredths = seconds * 100 // 3600
-    return f"{hundredths // 100}.{hundredths % 100:02d} GPU-h"
-
-
-def limit_text(value: int, metric: QuotaMetric, currency: str) -> str:
-    """A quota's number in its unit."""
-    if metric is QuotaMetric.concurrent_gpus:
-        return f"{value} GPU{'' if value == 1 else 's'}"
-    return gpu_hours(value) if metric is QuotaMetric.gpu_seconds else format_money(value, currency)
-
-
 def window_text(windows: tuple[WeeklyWindow, ...]) -> str:
     """Weekly hours in words; empty for always."""
     return "; ".join(
@@ -82,17 +80,6 @@ def window_text(windows: tuple[WeeklyWindow, ...]) -> str:
 
 def _clock(minute: int) -> str:
     return f"{minute // 60:02d}:{minute % 60:02d}"
-
-
-def rate_text(rate: Any, currency: str) -> str:
-    """A price in words, from its three parts."""
-    parts = [
-        (rate.per_gpu_hour_micros, "per GPU-hour"),
-        (rate.per_task_hour_micros, "per task-hour"),
-        (rate.per_start_micros, "per start"),
-    ]
-    named = [f"{format_money(micros, currency)} {unit}" for micros, unit in parts if micros]
-    return " + ".join(named) or "free"
 
 
 def share(quota: QuotaUse) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -9,6 +10,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
+from fastgpu.models import JobState
 from fastgpu_hub.broker.actors import Actor
 from fastgpu_hub.broker.idempotency import IdempotencyClaim
 from fastgpu_hub.pricing.explain import Refused
@@ -111,7 +113,12 @@ async def class_page(visit: Visit) -> Page:
     """A class for its teachers: credit, members, limits, promotions, jobs."""
     report = must(await visit.broker.class_report(visit.actor, visit.name))
     jobs = must(await visit.broker.jobs(visit.actor, True, 200, None, f"class:{visit.name}"))
-    return Page("class.html", {"report": report, "jobs": jobs})
+    in_jobs: Counter[str] = Counter()
+    for job in jobs:
+        if job.state is not JobState.queued:
+            in_jobs[job.owner] += job.gpu_count
+    members = sorted(report.members, key=lambda member: -member.gpus)
+    return Page("class.html", {"report": report, "members": members, "jobs": jobs, "in_jobs": in_jobs})
 
 
 def _class(visit: Visit, done: str) -> Done:

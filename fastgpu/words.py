@@ -1,0 +1,77 @@
+"""Answers in words, the same on every screen: prices, waits, quota amounts, what happened to a job. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
+from fastgpu import models
+from fastgpu.formatting import NO_VALUE, format_amount, format_duration, format_money, format_rate, one_line
+
+
+def price_words(rate: models.Rate, currency: str) -> str:
+    """A price: ``0.50 credits/h per GPU + 0.10 credits per start``; ``free of charge`` when it is nothing."""
+    parts = []
+    if rate.per_gpu_hour_micros:
+        parts.append(f"{format_rate(rate.per_gpu_hour_micros, currency)} per GPU")
+    if rate.per_task_hour_micros:
+        parts.append(f"{format_rate(rate.per_task_hour_micros, currency)} per job or server")
+    if rate.per_start_micros:
+        parts.append(f"{format_money(rate.per_start_micros, currency)} per start")
+    return " + ".join(parts) or "free of charge"
+
+
+def wait_words(seconds: int | None) -> str:
+    """An expected wait: ``none``, ``about 26 min``, ``not known``; from a minute on rounded up to minutes."""
+    if seconds is None:
+        return "not known"
+    if seconds <= 0:
+        return "none"
+    return f"about {format_duration(seconds if seconds < 60 else -(-seconds // 60) * 60)}"
+
+
+def gpu_hours(seconds: int) -> str:
+    """GPU-seconds as GPU-hours: two decimals, rounded down."""
+    hundredths = seconds * 100 // 3600
+    return f"{hundredths // 100}.{hundredths % 100:02d} GPU-h"
+
+
+def quota_words(metric: models.QuotaMetric, value: int, currency: str) -> str:
+    """A quota's number in its unit: ``2 GPUs``, ``18.83 GPU-h``, ``0.42 credits``."""
+    if metric is models.QuotaMetric.concurrent_gpus:
+        return f"{value} GPU{'' if value == 1 else 's'}"
+    return gpu_hours(value) if metric is models.QuotaMetric.gpu_seconds else format_amount(value, currency)
+
+
+def step_words(step: models.WhyStep, currency: str, at: Callable[[datetime], str]) -> str:
+    """What happened, as a sentence without its instant; ``at`` writes another instant it may name.
+
+    A kind of event that this version does not know yet is shown as it is.
+    """
+    detail = step.detail
+    match step.kind:
+        case "requested":
+            gpus = f"{detail.get('gpu_count')} × {detail.get('gpu_type')}"
+            held = detail.get("held_micros")
+            reserved = f"; {format_money(held, currency)} reserved" if isinstance(held, int) else ""
+            return one_line(f"Asked for {gpus}, charged to {detail.get('account')}{reserved}")
+        case "granted":
+            names = detail.get("gpus") or []
+            return one_line(f"Got {len(names)} GPU{'' if len(names) == 1 else 's'}: {', '.join(map(str, names))}")
+        case "started":
+            return "Started; from here on it is charged"
+        case "renewed" if isinstance(until := detail.get("until_ms"), int):
+            return f"Reserved money until {at(datetime.fromtimestamp(until // 1000, timezone.utc))}"
+        case "stopping" if detail.get("message"):
+            return one_line(f"Being stopped: {detail['message']}")
+        case "ended":
+            code = detail.get("exit_code")
+            outcome = str(detail.get("outcome") or "released").replace("_", " ")
+            return one_line(f"Ended: {outcome}{'' if code is None else f', exit code {code}'}")
+    shown = ", ".join(f"{name} {_plain(value)}" for name, value in detail.items())
+    return one_line(f"{step.kind.replace('_', ' ')}{f': {shown}' if shown else ''}") or NO_VALUE
+
+
+def _plain(value: Any) -> str:
+    return " ".join(str(item) for item in value) if isinstance(value, list) else str(value)
