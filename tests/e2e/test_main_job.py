@@ -32,7 +32,7 @@ def test_a_student_picks_a_gpu_sends_a_cell_off_and_the_receipt_adds_up(hub, sig
     output = page.locator(".jp-Notebook")
     expect(output).to_contain_text("receipt total == ledger total", timeout=90_000)
     expect(output).to_contain_text("accuracy 0.9")
-    picture(page, "notebook-job")
+    picture(page, "notebook-receipt")
     picture(status_bar, "status-bar")
 
     job = client_of("alice").status().jobs[0]
@@ -90,7 +90,7 @@ def test_a_notebook_shows_a_running_and_a_finished_job(hub, sign_in, picture, cl
     expect(table).to_contain_text("running")
     expect(page.locator("#jp-main-statusbar")).not_to_contain_text("H100")
     table.scroll_into_view_if_needed()
-    picture(page, "notebook-jobs")
+    picture(page, "notebook-job")
     running = next(job for job in client_of("bob").jobs(state="active") if job.name == "long-training")
     page.goto(f"{hub.url}/services/fastgpu/")
     expect(page.get_by_text("long-training").first).to_be_visible()
