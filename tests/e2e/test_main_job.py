@@ -124,12 +124,12 @@ def test_the_pages_of_teacher_and_administrator(sign_in, picture):
 
 
 def test_an_exhausted_quota_is_refused_with_its_numbers_and_when_it_frees_up(hub, sign_in, picture, client_of):
-    client_of("admin").set_quota("person", "gpu_seconds", 720, name="bob", window="day")
+    quota = client_of("admin").set_quota("person", "gpu_seconds", 700, name="bob", window="day")
     job = client_of("bob").submit(["sleep", "600"], "h100-80gb", 1, "11m", name="nearly all")
     page = sign_in("bob", "/hub/spawn")
     expect(page.locator("input[name=gpu_type][value='h100-80gb']")).to_be_disabled()
     form = page.locator("#spawn_form")
-    for text in ("bob: 0.20 GPU-hours per day", "0.18 GPU-hours reserved", "resets on"):
+    for text in ("bob: 0.19 GPU-hours per day", "0.18 GPU-hours reserved", "resets on"):
         expect(form).to_contain_text(text)
     picture(page, "refusal", full_page=True)
     with pytest.raises(QuotaError, match=r"0\.18 GPU-hours reserved") as refused:
@@ -138,3 +138,4 @@ def test_an_exhausted_quota_is_refused_with_its_numbers_and_when_it_frees_up(hub
     assert refused.value.explanation.frees_at is not None
     job.cancel().wait(30)
     assert client_of("bob").submit(["true"], "h100-80gb", 1, "5m").wait(30).state.value == "succeeded"
+    client_of("admin").remove_quota(quota.quota_id)
