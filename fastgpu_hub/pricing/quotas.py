@@ -189,7 +189,8 @@ def check(state: QuotaState, wanted: int, *, currency: str = "") -> Refused | No
 
 
 def _instead(state: QuotaState, left: str, frees_ms: int | None, *, fits_alone: bool) -> str:
-    choices = [f"ask for at most {left}"] if state.left else []
+    smallest_shown = 36 if state.quota.metric == GPU_SECONDS else 1  # a hundredth of a GPU-hour
+    choices = [f"ask for at most {left}"] if state.left >= smallest_shown else []
     if frees_ms is not None:
         choices.append(f"wait until {windows.when(frees_ms, state.quota.time_zone)}")
     elif fits_alone and state.quota.metric == CONCURRENT_GPUS:

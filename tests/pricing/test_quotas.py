@@ -216,3 +216,13 @@ def test_a_limit_reads_as_a_sentence(changes: dict[str, Any], text: str) -> None
 def test_a_limit_that_makes_no_sense_cannot_exist(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"limit|time zone"):
         quota(**changes)
+
+
+def test_what_is_left_but_too_little_to_show_is_not_offered():
+    quota = Quota(1, "person", "bob", "gpu_seconds", 700, "day")
+    refused = check(QuotaState(quota, 0, 670, 86_400_000), 60)
+    assert refused is not None
+    assert refused.instead == "Wait until 1970-01-02 00:00 UTC."
+    refused = check(QuotaState(quota, 0, 600, 86_400_000), 120)
+    assert refused is not None
+    assert refused.instead.startswith("Ask for at most 0.02 GPU-hours, or wait")
