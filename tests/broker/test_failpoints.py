@@ -10,6 +10,8 @@ import pytest
 from fastgpu import models
 from fastgpu_hub.broker.idempotency import IdempotencyClaim
 
+pytestmark = pytest.mark.slow  # many processes, or every step of a life: too long for the quick run
+
 H100 = "h100-80gb"
 MODES = ("before", "after", "crash-before", "crash-after")
 BOTH = pytest.mark.parametrize(

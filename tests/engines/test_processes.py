@@ -15,6 +15,8 @@ import pytest
 from fastgpu_hub.engines import job_folder
 from fastgpu_hub.engines.shepherd import process_table
 
+pytestmark = pytest.mark.slow  # many processes, or every step of a life: too long for the quick run
+
 # Starts processes that try to stay: each detaches in another way, ignores SIGTERM and writes its pid.
 CLINGERS = """
 import os, signal, sys, time

@@ -123,6 +123,7 @@ def test_mig_devices_of_a_lost_gpu_are_lost_with_it(probe: NvmlProbe, describe_g
     assert {u for u, s in probe.sample({}).items() if s.lost} == {"MIG-00000001-1", "MIG-00000001-2"}
 
 
+@pytest.mark.slow
 def test_a_hang_costs_at_most_five_seconds_and_loses_nothing(describe_gpus: Describe) -> None:
     probe = NvmlProbe()
     try:

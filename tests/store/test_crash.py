@@ -8,8 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from fastgpu_hub.pricing.ledger import check_balanced
 from fastgpu_hub.store import open_store
+
+pytestmark = pytest.mark.slow  # many processes, or every step of a life: too long for the quick run
 
 
 def test_a_killed_writer_loses_nothing_it_acknowledged(database_url: str) -> None:

@@ -12,6 +12,8 @@ import pytest
 
 from tools.install import BUILT, ROOT
 
+pytestmark = pytest.mark.slow  # many processes, or every step of a life: too long for the quick run
+
 WITHOUT_THE_HUB = """
 import sys
 

@@ -14,6 +14,8 @@ import pytest
 
 from tools.hub import MARK, ROOT, HubProcess, Ports, main, only_one, problem
 
+pytestmark = pytest.mark.slow  # many processes, or every step of a life: too long for the quick run
+
 # Instead of a hub: a process with a child in a session of its own, which outlives it and a polite request to end.
 STUBBORN = """
 import signal, subprocess, sys, time
