@@ -153,7 +153,7 @@ async def _server(runtime: Runtime, workload: Workload, *, replaced: bool) -> No
     misses = runtime.missed[workload.id] = runtime.missed.get(workload.id, 0) + 1
     if misses < MISSES_BEFORE_GONE:
         return
-    last_ms = runtime.seen_active_ms.get(workload.id, workload.charged_until_ms or workload.requested_ms)
+    last_ms = runtime.last_seen_ms(workload)
     outcome = "released" if workload.granted_ms is not None else "cancelled"
     await runtime.store.write(lambda uow: lifecycle.finish(uow, workload.id, last_ms, outcome, runtime.settings))
     log.warning("server %s of %s is gone from the hub; its lease was released", workload.server_name, workload.owner)

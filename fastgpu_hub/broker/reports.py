@@ -20,6 +20,7 @@ from fastgpu_hub.pricing import metering, promotions, quotas, windows
 from fastgpu_hub.pricing.explain import Refused
 from fastgpu_hub.pricing.pricebook import Rate
 from fastgpu_hub.pricing.promotions import Customer
+from fastgpu_hub.pricing.quote import Itemised
 from fastgpu_hub.scheduling import scheduler
 
 
@@ -136,7 +137,7 @@ def quote(
         uow, book, wish, lines, live.currency
     )
     names = uow.promotion_names()
-    total = metering.total_micros(lines)
+    sums = Itemised(lines)
     return models.Quote(
         gpu_type=wish.gpu_type,
         gpu_count=wish.gpu_count,
@@ -144,10 +145,10 @@ def quote(
         starts_at=views.at(from_ms),
         duration_seconds=duration_ms // 1000,
         lines=tuple(views.charge_line(line, names) for line in lines),
-        min_micros=metering.total_micros([line for line in lines if line.unit == "start"]),
-        likely_micros=total,
-        max_micros=total,
-        list_micros=metering.list_micros(lines),
+        min_micros=sums.min_micros,
+        likely_micros=sums.max_micros,
+        max_micros=sums.max_micros,
+        list_micros=sums.list_micros,
         currency=live.currency,
         allowed=refused is None,
         refusal=None if refused is None else views.explanation(refused),

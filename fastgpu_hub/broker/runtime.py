@@ -292,10 +292,14 @@ class Runtime:
         if workload.state == "granted":
             await self._launch(workload)
             return
-        last_ms = self.seen_active_ms.get(workload_id, workload.charged_until_ms or workload.requested_ms)
+        last_ms = self.last_seen_ms(workload)
         outcome = "cancelled" if workload.billed_from_ms is None else "lost"
         await self.persist(lambda uow: lifecycle.finish(uow, workload_id, last_ms, outcome, self.settings))
         self.gone(workload_id)
+
+    def last_seen_ms(self, workload: Workload) -> int:
+        """The last instant at which it is known to have run: the end of its bill when it is found gone."""
+        return self.seen_active_ms.get(workload.id, workload.charged_until_ms or workload.requested_ms)
 
     # ------------------------------------------------------------ news, stops
     def touch(self, workload_id: str) -> None:
@@ -333,6 +337,7 @@ class Runtime:
         return workload
 
     async def carry_out_stop(self, workload: Workload) -> None:
+        """Ask engine or hub to end it. A hub that does not answer is asked again by the reconciler."""
         if workload.kind == "job":
             await self.engine.stop(workload.id, self.settings.stop_grace_seconds)
             return

@@ -13,11 +13,6 @@ _NOISE = re.compile(r"nvidia|tesla|geforce|quadro|graphics|device|generation|sxm
 _MEMORY = re.compile(r"(?<![\d.])(\d{1,4}) ?gb\b")
 _MIG = re.compile(r"\bmig ([0-9a-z.+]+)$")
 
-# 16-bit weights take 2 bytes per parameter, with 15 % to spare for activations; training with Adam in mixed
-# precision takes 18 (6 for weights, 4 for gradients, 8 for the optimiser's state).
-_BYTES_TO_RUN = 2 / 0.85
-_BYTES_TO_TRAIN = 18
-
 
 def sold_gb(memory_bytes: int) -> int:
     """Memory in GB as a card is sold with it: the next such size at or above what the driver reports."""
@@ -43,20 +38,3 @@ def gpu_type_of(name: str, memory_bytes: int | None = None) -> str:
     model = [word for word in _MEMORY.sub(" ", text).replace("+", "").split() if not _NOISE.fullmatch(word)]
     base = "-".join(model).strip(".-") or "gpu"
     return f"{base}-{gb}gb{profile}"[:63] if gb else f"{base}{profile}"[:63]
-
-
-def suited_for(gpu_type: str) -> str:
-    """A hint for people who choose: how large a model fits, from the memory in the type's name; empty without one."""
-    sizes = re.findall(r"(\d+)gb", gpu_type)
-    if not sizes:
-        return ""
-    memory = int(sizes[-1]) * GIB
-    if memory < 12 * GIB:
-        return "first steps, course notebooks, small models"
-    run, train = (_billions(memory / size) for size in (_BYTES_TO_RUN, _BYTES_TO_TRAIN))
-    return f"training models of up to about {train} parameters, running up to about {run}"
-
-
-def _billions(parameters: float) -> str:
-    billions = parameters / 1e9
-    return f"{billions:.0f} B" if billions >= 2 else f"{billions:.1f} B"

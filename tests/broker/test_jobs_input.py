@@ -95,8 +95,8 @@ def test_paths_in_each_other_s_way_are_refused() -> None:
 @given(st.text(max_size=60))
 def test_every_path_that_passes_stays_in_its_folder(path: str) -> None:
     if check_input_paths([path]) is None:
-        assert os.path.normpath(os.path.join("/job/work", path)) == f"/job/work/{path}"
-        assert os.path.normpath(os.path.join("/job/work", path)).startswith("/job/work/")
+        assert os.path.normpath(os.path.join("/job/folder", path)) == f"/job/folder/{path}"
+        assert os.path.normpath(os.path.join("/job/folder", path)).startswith("/job/folder/")
 
 
 def test_arguments_are_plain_and_name_something_to_run() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastgpu import models
+from fastgpu_hub.broker.reports import suited_for
 from fastgpu_hub.broker.views import at
 from fastgpu_hub.pricing.explain import Refused
 
@@ -108,3 +109,17 @@ async def test_a_teacher_sees_the_class_and_nobody_elses(world):
     assert {member.name: member.gpus for member in report.members} == {"alice": 1, "bob": 0}
     assert (await world.broker.class_report(world.teacher, "cs999")).code == "not_found"
     assert (await world.broker.class_report(world.alice, "cs101")).code == "not_found"
+
+
+@pytest.mark.parametrize(
+    ("gib", "hint"),
+    [
+        (None, ""),
+        (10, "exercises, inference with small models"),
+        (16, "training vision models, fine-tuning small language models"),
+        (40, "fine-tuning language models, large batches"),
+        (80, "large language models, long training"),
+    ],
+)
+async def test_the_hint_grows_with_the_memory_of_the_type(gib, hint):
+    assert suited_for(None if gib is None else gib << 30) == hint

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgpu_hub.probes.gpu_types import gpu_type_of, suited_for
+from fastgpu_hub.probes.gpu_types import gpu_type_of
 
 MIB = 1024**2
 
@@ -45,10 +45,3 @@ def test_a_device_name_becomes_the_type_that_is_priced(name: str, mib: int | Non
 @given(st.text(max_size=200), st.none() | st.integers(0, 2**50))
 def test_every_name_gives_a_type_that_can_be_asked_for(name: str, memory_bytes: int | None) -> None:
     assert re.fullmatch(r"[a-z0-9][a-z0-9.\-]{0,62}", gpu_type_of(name, memory_bytes))
-
-
-def test_the_hint_grows_with_the_memory_of_the_type() -> None:
-    assert suited_for("h100-80gb") == "training models of up to about 5 B parameters, running up to about 37 B"
-    assert suited_for("t4-16gb") == "training models of up to about 1.0 B parameters, running up to about 7 B"
-    assert suited_for("h100-80gb.1g.10gb") == "first steps, course notebooks, small models"
-    assert suited_for("gb10") == ""
