@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from fastgpu_hub.pricing.credits import Grant
 from fastgpu_hub.pricing.metering import Line
 
 GRANTS = "site:grants"
 REVENUE = "site:revenue"
+_SITE = (GRANTS, REVENUE)
 
 
 class LedgerError(Exception):
@@ -19,8 +21,15 @@ class LedgerError(Exception):
 class Transfer:
     """One balanced entry: ``amount_micros`` moves from the ``debit`` account to the ``credit`` account.
 
-    ``kind`` is ``grant`` (from ``site:grants`` to the account) or ``charge`` (from the account to ``site:revenue``).
-    Charges carry their line, workload, owner and GPU type, so quotas and receipts are sums over transfers.
+    ``kind`` is one of
+
+    * ``grant``: from ``site:grants`` to an account, or from a class to a person, which is a teacher's gift;
+    * ``charge``: from an account to ``site:revenue``;
+    * ``refund``: from ``site:revenue`` back to the account; ``reverses`` is the charge's id, the line the charge's own;
+    * ``expire``: what was left of a grant at its expiry, from the account back to ``site:grants``.
+
+    Charges and refunds carry their line, workload, owner and GPU type, so quotas and receipts are sums over transfers.
+    ``grant_id`` is the grant that a grant or refund became, or that expired.
     """
 
     id: int
@@ -35,6 +44,8 @@ class Transfer:
     line: Line | None = None
     note: str = ""
     by: str = ""
+    reverses: int | None = None
+    grant_id: int | None = None
 
 
 def charge_transfers(
@@ -61,12 +72,80 @@ def charge_transfers(
     ]
 
 
-def grant_transfer(account: str, amount_micros: int, at_ms: int, by: str, note: str = "") -> Transfer:
-    """Credit given to an account; the store gives the id. Raises ValueError unless the amount is positive."""
-    if amount_micros <= 0:
-        raise ValueError("a grant gives more than nothing")
+def grant_transfer(grant: Grant, giver: str | None = None) -> Transfer:
+    """The entry of a grant: from the site (None), or from the class that gives of its own; the store gives the id.
+
+    Raises ValueError when the giver is neither, or a class gives to anybody but a person.
+    """
+    giver = giver or GRANTS
+    if not _may_give(giver, grant.account):
+        raise ValueError(
+            f"{giver} cannot give credit to {grant.account}: the site gives to accounts, a class to people"
+        )
     return Transfer(
-        id=0, kind="grant", debit=GRANTS, credit=account, amount_micros=amount_micros, at_ms=at_ms, by=by, note=note
+        id=0,
+        kind="grant",
+        debit=giver,
+        credit=grant.account,
+        amount_micros=grant.amount_micros,
+        at_ms=grant.granted_ms,
+        note=grant.note,
+        by=grant.by,
+        grant_id=grant.id or None,
+    )
+
+
+def refund_transfers(
+    charges: Iterable[Transfer], at_ms: int, by: str, reason: str, grant_id: int | None = None
+) -> list[Transfer]:
+    """One refund per charge, each of the whole charge; the store gives the ids, and takes no second one for a charge.
+
+    What they give back is granted anew, without expiry: that is the grant ``grant_id``, None when they give back
+    nothing but GPU time. Raises ValueError for an entry that
+    is not a booked charge or given twice, and for a refund without a name or a reason.
+    """
+    if not by or not reason:
+        raise ValueError("a refund names who made it and why")
+    refunds: dict[int, Transfer] = {}
+    for charge in charges:
+        if charge.kind != "charge" or charge.id < 1:
+            raise ValueError(
+                f"ledger entry {charge.id} ({charge.kind}) is not a booked charge, so it cannot be refunded"
+            )
+        if charge.id in refunds:
+            raise ValueError(f"charge {charge.id} can be refunded only once")
+        refunds[charge.id] = replace(
+            charge,
+            id=0,
+            kind="refund",
+            debit=REVENUE,
+            credit=charge.debit,
+            at_ms=at_ms,
+            note=reason,
+            by=by,
+            reverses=charge.id,
+            grant_id=grant_id,
+        )
+    return list(refunds.values())
+
+
+def expire_transfer(grant: Grant, left_micros: int, at_ms: int) -> Transfer:
+    """What was left of a grant when it expired goes back; the store gives the id. Nothing left is booked too.
+
+    Raises ValueError when it has not expired at ``at_ms``, is not booked, or cannot have that much left.
+    """
+    if grant.id < 1 or grant.expires_ms is None or at_ms < grant.expires_ms:
+        raise ValueError(f"grant {grant.id} has not expired")
+    if not 0 <= left_micros <= grant.amount_micros:
+        raise ValueError(f"{left_micros} micro-units cannot be left of a grant of {grant.amount_micros}")
+    return Transfer(
+        id=0,
+        kind="expire",
+        debit=grant.account,
+        credit=GRANTS,
+        amount_micros=left_micros,
+        at_ms=at_ms,
+        grant_id=grant.id,
     )
 
 
@@ -82,13 +161,25 @@ def balances(transfers: Iterable[Transfer]) -> dict[str, int]:
 def check_balanced(transfers: Iterable[Transfer]) -> None:
     """Raises LedgerError naming the first entry that is malformed, or the sum by which the books do not balance.
 
-    Well-formed: a grant from ``site:grants`` to an account, or a charge from an account to ``site:revenue`` that
-    carries its workload and a line of exactly its amount; never negative. Then what was granted equals what accounts
-    have left plus the revenue.
+    Well-formed is what :class:`Transfer` says: never negative, charges and refunds of exactly their line's amount; a
+    charge is refunded at most once, to the account and with the line it was charged with; a grant expires at most once.
+    Then what was granted equals what accounts have left plus the revenue. A refund whose charge is not among the
+    entries is not compared with it, so a part of the ledger can be checked too.
     """
     entries = list(transfers)
+    charges = {entry.id: entry for entry in entries if entry.kind == "charge"}
+    refunded: set[int] = set()
+    expired: set[int] = set()
     for entry in entries:
         fault = _fault(entry)
+        if not fault and entry.kind == "refund":
+            assert entry.reverses is not None
+            fault = _refund_fault(entry, charges.get(entry.reverses), refunded)
+            refunded.add(entry.reverses)
+        elif not fault and entry.kind == "expire":
+            assert entry.grant_id is not None
+            fault = "its grant has expired before" if entry.grant_id in expired else ""
+            expired.add(entry.grant_id)
         if fault:
             raise LedgerError(f"ledger entry {entry.id} ({entry.kind}, {entry.debit} to {entry.credit}): {fault}")
     difference = sum(balances(entries).values())
@@ -96,18 +187,39 @@ def check_balanced(transfers: Iterable[Transfer]) -> None:
         raise LedgerError(f"debits and credits differ by {difference} micro-units")
 
 
+def _may_give(giver: str, taker: str) -> bool:
+    if giver.startswith("class:"):
+        return taker.startswith("person:")
+    return giver == GRANTS and taker not in _SITE
+
+
+def _refund_fault(refund: Transfer, charge: Transfer | None, refunded: set[int]) -> str:
+    if refund.reverses in refunded:
+        return f"charge {refund.reverses} was refunded before"
+    if charge is None:
+        return ""
+    same = ("amount_micros", "line", "workload_id", "owner", "gpu_type")
+    differs = refund.credit != charge.debit or any(getattr(refund, name) != getattr(charge, name) for name in same)
+    return f"it is not what charge {charge.id} charged" if differs else ""
+
+
 def _fault(entry: Transfer) -> str:
-    site = (GRANTS, REVENUE)
     if entry.amount_micros < 0:
         return "its amount is negative"
+    if (entry.kind == "refund") != (entry.reverses is not None):
+        return "a refund, and nothing else, reverses a charge"
     if entry.kind == "grant":
-        return (
-            "" if entry.debit == GRANTS and entry.credit not in site else "a grant goes from site:grants to an account"
-        )
-    if entry.kind != "charge":
+        gives = _may_give(entry.debit, entry.credit)
+        return "" if gives else "a grant goes from site:grants to an account, or from a class to a person"
+    if entry.kind == "expire":
+        back = entry.credit == GRANTS and entry.debit not in _SITE and entry.grant_id is not None
+        return "" if back else "what expires goes from an account to site:grants and names its grant"
+    if entry.kind not in ("charge", "refund"):
         return "there is no such kind"
-    if entry.credit != REVENUE or entry.debit in site:
-        return "a charge goes from an account to site:revenue"
+    revenue, account = (entry.credit, entry.debit) if entry.kind == "charge" else (entry.debit, entry.credit)
+    if revenue != REVENUE or account in _SITE:
+        way = "from an account to site:revenue" if entry.kind == "charge" else "from site:revenue to an account"
+        return f"a {entry.kind} goes {way}"
     if entry.line is None or entry.workload_id is None or entry.owner is None or entry.gpu_type is None:
-        return "a charge carries its line, workload, owner and GPU type"
+        return f"a {entry.kind} carries its line, workload, owner and GPU type"
     return "" if entry.line.amount_micros == entry.amount_micros else "its amount is not its line's"

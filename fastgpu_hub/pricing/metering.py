@@ -7,7 +7,8 @@ with the remainder, so parts always add up to exactly the line, and a line to at
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -15,8 +16,9 @@ from fastgpu_hub.pricing import promotions as promo
 from fastgpu_hub.pricing import windows
 from fastgpu_hub.pricing.money import hourly_amount_micros
 from fastgpu_hub.pricing.pricebook import PriceBook, PriceVersion
-from fastgpu_hub.pricing.promotions import Customer, Promotion
-from fastgpu_hub.pricing.quotas import Quota, applicable
+from fastgpu_hub.pricing.promotions import NOTHING, Customer, Promotion, Standing
+from fastgpu_hub.pricing.quotas import Quota, applicable, window_edges
+from fastgpu_hub.pricing.terms import Allowances, Part, Terms, terms_of
 
 GPU_HOUR = "gpu_hour"
 TASK_HOUR = "task_hour"
@@ -49,6 +51,7 @@ class Line:
     amount_micros: int
     price_id: int
     promotion_id: int | None = None
+    stacked_promotion_id: int | None = None
 
     @property
     def quantity(self) -> int:
@@ -57,9 +60,28 @@ class Line:
             return 1
         return (self.until_ms - self.from_ms) * (self.gpu_count if self.unit == GPU_HOUR else 1)
 
+    @property
+    def saved_micros(self) -> int:
+        """What promotions take off, in micro-units: the difference of the rates over the time, rounded down.
+
+        Counted from the rates rather than from the amount, so that the parts of a line, however it is split and
+        whatever of it is given up, never save more than the whole line; budgets rely on it.
+        """
+        return self.priced_at(max(0, self.list_rate_micros - self.rate_micros))
+
     def priced_at(self, rate_micros: int) -> int:
         """What the whole line costs at that rate per unit, in micro-units, rounded down."""
         return rate_micros if self.unit == START else hourly_amount_micros(1, rate_micros, self.quantity)
+
+
+def check_interval(gpu_count: int, from_ms: int, until_ms: int) -> None:
+    """Raises ValueError for what cannot be priced; see :func:`price_interval`."""
+    if gpu_count < 1:
+        raise ValueError("a price is for at least one GPU")
+    if not 0 <= from_ms <= until_ms <= _LATEST_MS:
+        raise ValueError("an interval lies between the years 1970 and 9000 and ends no sooner than it begins")
+    if until_ms - from_ms > windows.MAX_SPAN_MS:
+        raise ValueError("an interval must not be longer than 400 days")
 
 
 def price_interval(
@@ -72,71 +94,98 @@ def price_interval(
     from_ms: int,
     until_ms: int,
     *,
-    promo_code: str | None = None,
+    standings: Mapping[int, Standing] | None = None,
+    cuts: Iterable[int] = (),
     starts: bool = True,
 ) -> tuple[Line, ...]:
-    """Price ``[from_ms, until_ms)``: lines cut at every price, promotion and quota-window edge, ascending.
+    """Price ``[from_ms, until_ms)``: lines cut at every price and quota-window edge, at ``cuts``, and where promotions
+    change what applies; ascending.
 
-    There is always a ``gpu_hour`` line (quotas count its time even where it is free), a ``task_hour`` line wherever
-    that has a list price, and one ``start`` line if ``starts`` and starting has one. Raises NoPrice when the type has
-    no price somewhere in the interval; ValueError for a count below 1, an interval that is reversed, longer than 400
-    days, or outside the years 1970 to 8999.
+    ``standings`` tells, by family, how promotions stand for the customer. A promotion with a budget or free GPU time
+    ends at the exact millisecond at which that is used up, and the next best applies from there. There is always a
+    ``gpu_hour`` line (quotas count its time even where it is free), a ``task_hour`` line wherever that has a list
+    price, and one ``start`` line if ``starts`` and starting has one. Raises NoPrice when the type has no price
+    somewhere in the interval; ValueError for a count below 1, an interval that is reversed, longer than 400 days, or
+    outside the years 1970 to 8999.
     """
-    if gpu_count < 1:
-        raise ValueError("a price is for at least one GPU")
-    if not 0 <= from_ms <= until_ms <= _LATEST_MS:
-        raise ValueError("an interval lies between the years 1970 and 9000 and ends no sooner than it begins")
-    if until_ms - from_ms > windows.MAX_SPAN_MS:
-        raise ValueError("an interval must not be longer than 400 days")
+    check_interval(gpu_count, from_ms, until_ms)
+    standings = standings or {}
     eligible = [
         promotion
         for promotion in promotions
-        if promo.why_not(promotion, customer, gpu_type=gpu_type, promo_code=promo_code) is None
+        if promo.hindrance(promotion, customer, standings.get(promotion.family, NOTHING), gpu_type) is None
     ]
+    allowances = Allowances.left(eligible, standings)
+
+    def terms_at(at_ms: int, *, start: bool = False) -> Terms:
+        version = version_at(book, gpu_type, at_ms)
+        usable = [
+            promotion
+            for promotion in eligible
+            if promo.active_at(promotion, at_ms)
+            and not allowances.is_over(promotion)
+            and not (start and not allowances.covers_start(promotion, version.rate))
+        ]
+        return terms_of(version, promo.stacked(usable, version.rate, gpu_count), gpu_count)
+
     lines: list[Line] = []
     if starts:
-        version, winner = _terms(book, eligible, gpu_type, gpu_count, from_ms)
-        lines += _lines(version, winner, (START,), gpu_count, from_ms, from_ms)
-    cuts = {from_ms, until_ms, *book.edges(gpu_type, from_ms, until_ms)}
-    for promotion in eligible:
-        cuts.update(promo.edges(promotion, from_ms, until_ms))
+        terms = terms_at(from_ms, start=True)
+        allowances.spend_start(terms)
+        lines += start_lines(terms, from_ms)
+    hard = {from_ms, until_ms, *book.edges(gpu_type, from_ms, until_ms)}
+    hard.update(at_ms for at_ms in cuts if from_ms < at_ms < until_ms)
     for quota in applicable(quotas, customer, gpu_type):
-        cuts.update(windows.calendar_edges(quota.window, quota.time_zone, from_ms, until_ms))
-    for begin_ms, end_ms in pairwise(sorted(cuts)):
-        version, winner = _terms(book, eligible, gpu_type, gpu_count, begin_ms)
-        lines += _lines(version, winner, (GPU_HOUR, TASK_HOUR), gpu_count, begin_ms, end_ms)
+        hard.update(window_edges(quota, from_ms, until_ms))
+    edges = sorted({at_ms for promotion in eligible for at_ms in promo.edges(promotion, from_ms, until_ms)})
+    for at_ms, end_ms in pairwise(sorted(hard)):
+        while at_ms < end_ms:
+            terms = terms_at(at_ms)
+            inside = edges[bisect_right(edges, at_ms) : bisect_left(edges, end_ms)]
+            stop_ms = next((edge for edge in inside if terms_at(edge).applied != terms.applied), end_ms)
+            lasts_ms = allowances.spend(terms, stop_ms - at_ms)
+            lines += time_lines(terms, at_ms, at_ms + lasts_ms)
+            at_ms += lasts_ms
     return tuple(lines)
 
 
-def _terms(
-    book: PriceBook, eligible: Sequence[Promotion], gpu_type: str, gpu_count: int, at_ms: int
-) -> tuple[PriceVersion, Promotion | None]:
+def version_at(book: PriceBook, gpu_type: str, at_ms: int) -> PriceVersion:
+    """The price version valid at an instant. Raises NoPrice when there is none."""
     version = book.version_at(gpu_type, at_ms)
     if version is None:
         raise NoPrice(f"{gpu_type} has no price at {windows.when(at_ms, 'UTC')}")
-    open_now = (promotion for promotion in eligible if promo.active_at(promotion, at_ms))
-    return version, promo.best(open_now, version.rate, gpu_count)
+    return version
 
 
-def _lines(
-    version: PriceVersion, winner: Promotion | None, units: tuple[str, ...], gpu_count: int, from_ms: int, until_ms: int
-) -> list[Line]:
-    listed = version.rate
-    rate = listed if winner is None else promo.discounted(winner, listed)
-    rates = {
-        GPU_HOUR: (rate.per_gpu_hour_micros, listed.per_gpu_hour_micros),
-        TASK_HOUR: (rate.per_task_hour_micros, listed.per_task_hour_micros),
-        START: (rate.per_start_micros, listed.per_start_micros),
-    }
-    lines = []
-    for unit in units:
-        charged, list_rate = rates[unit]
-        if unit != GPU_HOUR and list_rate == 0:
-            continue
-        promotion_id = winner.id if winner is not None and charged < list_rate else None
-        line = Line(unit, from_ms, until_ms, gpu_count, charged, list_rate, 0, version.id, promotion_id)
-        lines.append(replace(line, amount_micros=line.priced_at(charged)))
+def time_lines(terms: Terms, from_ms: int, until_ms: int) -> list[Line]:
+    """The lines of time under one set of terms; none for no time."""
+    if from_ms >= until_ms:
+        return []
+    lines = [_line(GPU_HOUR, terms, terms.gpu, from_ms, until_ms)]
+    if terms.task is not None:
+        lines.append(_line(TASK_HOUR, terms, terms.task, from_ms, until_ms))
     return lines
+
+
+def start_lines(terms: Terms, at_ms: int) -> list[Line]:
+    """The line of a start; none where starting has no list price."""
+    return [] if terms.start is None else [_line(START, terms, terms.start, at_ms, at_ms)]
+
+
+def _line(unit: str, terms: Terms, part: Part, from_ms: int, until_ms: int) -> Line:
+    count = terms.gpu_count if unit == GPU_HOUR else 1
+    return Line(
+        unit,
+        from_ms,
+        until_ms,
+        terms.gpu_count,
+        part.rate_micros,
+        part.list_rate_micros,
+        part.rate_micros if unit == START else hourly_amount_micros(count, part.rate_micros, until_ms - from_ms),
+        terms.version.id,
+        part.promotion_id,
+        part.stacked_promotion_id,
+    )
 
 
 def charge(lines: Iterable[Line], until_ms: int) -> tuple[tuple[Line, ...], tuple[Line, ...]]:
@@ -175,14 +224,95 @@ def skip(lines: Iterable[Line], before_ms: int) -> tuple[Line, ...]:
     return tuple(kept)
 
 
+def follow(
+    lines: Iterable[Line], book: PriceBook, promotions_by_id: Mapping[int, Promotion], gpu_type: str, from_ms: int
+) -> tuple[Line, ...]:
+    """The lines with what lies at or after ``from_ms`` at the list prices of the book; the promotions stay.
+
+    What lies before is unchanged, a crossing line is cut where its price version changes, and lines of the same
+    version stay as they are: following twice changes nothing. Promotions apply to the new list price as they do to any;
+    one with a budget takes off no more than it did before, and where that is used up the list price applies. Raises
+    NoPrice, and KeyError for a promotion that is not in ``promotions_by_id``.
+    """
+    whole = list(lines)
+    tasks = {(line.from_ms, line.until_ms): line for line in whole if line.unit == TASK_HOUR}
+    plan: dict[int, tuple[int, list[Line]]] = {}
+    money: dict[int, int] = {}
+    for position, line in enumerate(whole):
+        changes_ms = None if line.unit == TASK_HOUR else _version_changes_ms(line, book, gpu_type, from_ms)
+        if changes_ms is None:
+            continue
+        task = tasks.get((line.from_ms, line.until_ms)) if line.unit == GPU_HOUR else None
+        together = [line] if task is None else [line, task]
+        plan[position] = (changes_ms, together)
+        for part in together:
+            promotion = promotions_by_id[part.promotion_id] if part.promotion_id is not None else None
+            if promotion is not None and promotion.budget_micros is not None:
+                kept = () if part.unit == START else charge([part], changes_ms)[0]
+                freed = part.saved_micros - sum(line.saved_micros for line in kept)
+                money[promotion.id] = money.get(promotion.id, 0) + freed
+    allowances = Allowances(money, {})
+    replaced = {id(line) for _, together in plan.values() for line in together}
+    result: list[Line] = []
+    for position, line in enumerate(whole):
+        if position in plan:
+            result += _followed(*plan[position], book, promotions_by_id, gpu_type, allowances)
+        elif id(line) not in replaced:
+            result.append(line)
+    return tuple(result)
+
+
+def _version_changes_ms(line: Line, book: PriceBook, gpu_type: str, from_ms: int) -> int | None:
+    begin_ms = max(from_ms, line.from_ms)
+    if line.until_ms < begin_ms or (line.until_ms == begin_ms and line.unit != START):
+        return None
+    instants = [begin_ms, *book.edges(gpu_type, begin_ms, line.until_ms)]
+    return next((at_ms for at_ms in instants if version_at(book, gpu_type, at_ms).id != line.price_id), None)
+
+
+def _followed(
+    changes_ms: int,
+    together: list[Line],
+    book: PriceBook,
+    promotions_by_id: Mapping[int, Promotion],
+    gpu_type: str,
+    allowances: Allowances,
+) -> list[Line]:
+    ids = {number for line in together for number in (line.promotion_id, line.stacked_promotion_id)} - {None}
+    # What stacks comes second, whichever line names it.
+    promotions = sorted((promotions_by_id[number] for number in ids if number), key=lambda p: p.stacks)
+
+    def terms_at(at_ms: int) -> Terms:
+        usable = tuple(promotion for promotion in promotions if not allowances.is_over(promotion))
+        return terms_of(version_at(book, gpu_type, at_ms), usable, line.gpu_count, granted=True)
+
+    line = together[0]
+    if line.unit == START:
+        listed = version_at(book, gpu_type, changes_ms).rate
+        promotions = [promotion for promotion in promotions if allowances.covers_start(promotion, listed)]
+        terms = terms_at(changes_ms)
+        allowances.spend_start(terms)
+        return start_lines(terms, changes_ms)
+    result, _ = charge(together, changes_ms)
+    lines = list(result)
+    edges = [changes_ms, *book.edges(gpu_type, changes_ms, line.until_ms), line.until_ms]
+    for at_ms, end_ms in pairwise(edges):
+        while at_ms < end_ms:
+            terms = terms_at(at_ms)
+            lasts_ms = allowances.spend(terms, end_ms - at_ms)
+            lines += time_lines(terms, at_ms, at_ms + lasts_ms)
+            at_ms += lasts_ms
+    return lines
+
+
 def total_micros(lines: Iterable[Line]) -> int:
     """What the lines cost together, in micro-units."""
     return sum(line.amount_micros for line in lines)
 
 
 def list_micros(lines: Iterable[Line]) -> int:
-    """What the lines would cost at list price, in micro-units; never less than what they cost."""
-    return sum(max(line.amount_micros, line.priced_at(line.list_rate_micros)) for line in lines)
+    """What the lines would cost without promotions, in micro-units: what they cost and what promotions take off."""
+    return sum(line.amount_micros + line.saved_micros for line in lines)
 
 
 def gpu_ms(lines: Iterable[Line]) -> int:

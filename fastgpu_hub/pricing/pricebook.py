@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from fastgpu_hub.pricing import fractions
+
+# More parts of GPUs than a site offers; beyond that their versions are worked out anew each time.
+_MOST_PARTS_KEPT = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,11 @@ class PriceVersion:
 
 
 class PriceBook:
-    """All versions of all list prices. Of versions valid from the same instant the one with the highest id counts."""
+    """All versions of all list prices. Of versions valid from the same instant the one with the highest id counts.
+
+    A MIG slice or a share without a version of its own at some instant has its part of the price of what it is a part
+    of, under that version's id (see :mod:`fastgpu_hub.pricing.fractions`).
+    """
 
     def __init__(self, versions: Iterable[PriceVersion]) -> None:
         self._versions: dict[str, list[PriceVersion]] = {}
@@ -45,17 +54,39 @@ class PriceBook:
             if of_type and of_type[-1].valid_from_ms == version.valid_from_ms:
                 of_type.pop()
             of_type.append(version)
-        self._valid_from = {name: [version.valid_from_ms for version in of] for name, of in self._versions.items()}
+        self._in_force: dict[str, tuple[list[int], list[PriceVersion]]] = {}
 
     def version_at(self, gpu_type: str, at_ms: int) -> PriceVersion | None:
-        """The version valid at ``at_ms``; None when the type has no price then."""
-        index = bisect_right(self._valid_from.get(gpu_type, []), at_ms)
-        return self._versions[gpu_type][index - 1] if index else None
+        """The version valid at ``at_ms``, with the type's own rate; None when the type has no price then."""
+        valid_from, versions = self._of(gpu_type)
+        index = bisect_right(valid_from, at_ms)
+        return versions[index - 1] if index else None
 
     def edges(self, gpu_type: str, from_ms: int, until_ms: int) -> list[int]:
         """Instants strictly inside ``(from_ms, until_ms)`` at which the type's price version changes, ascending."""
-        return [at_ms for at_ms in self._valid_from.get(gpu_type, []) if from_ms < at_ms < until_ms]
+        valid_from, _ = self._of(gpu_type)
+        return valid_from[bisect_right(valid_from, from_ms) : bisect_left(valid_from, until_ms)]
 
     def gpu_types(self) -> list[str]:
-        """Every type that has or will have a price, sorted."""
+        """Every type that has or will have a price of its own, sorted."""
         return sorted(self._versions)
+
+    def _of(self, gpu_type: str) -> tuple[list[int], list[PriceVersion]]:
+        """The versions in force for a type, and from when: its own, before the first of them its part of the whole."""
+        known = self._in_force.get(gpu_type)
+        if known is not None:
+            return known
+        versions = self._versions.get(gpu_type, [])
+        part = fractions.part_of(gpu_type)
+        if part is not None:
+            whole, fraction = part
+            inherited = [
+                replace(version, gpu_type=gpu_type, rate=fractions.slice_rate(version.rate, fraction))
+                for version in self._of(whole)[1]
+                if not versions or version.valid_from_ms < versions[0].valid_from_ms
+            ]
+            versions = [*inherited, *versions]
+        found = [version.valid_from_ms for version in versions], versions
+        if versions and len(self._in_force) < _MOST_PARTS_KEPT:
+            self._in_force[gpu_type] = found
+        return found

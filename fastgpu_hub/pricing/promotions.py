@@ -1,30 +1,44 @@
 """Time-limited or conditional price changes, who may have them, and which one wins.
 
-Promotions do not add up: at every instant the one that makes the request cheapest applies, or none.
+Promotions do not add up: at every instant the one that makes the request cheapest applies, or none. Only one that is
+made to stack applies on top of another.
 """
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fastgpu_hub.pricing import windows
+from fastgpu_hub.pricing import eligibility, windows
 from fastgpu_hub.pricing.explain import Refused
+from fastgpu_hub.pricing.money import MAX_MICROS, MS_PER_HOUR
 from fastgpu_hub.pricing.pricebook import Rate
 from fastgpu_hub.pricing.windows import WeeklyWindow
 
+NEW = "new"
 MAX_WEEKLY_OPENINGS = 50
+MAX_FREE_GPU_MS = 1_000_000 * MS_PER_HOUR
+MAX_CREDIT_DAYS = 3660
+MAX_REDEMPTIONS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """A price change: window, audience, code. Exactly one of ``percent_off`` and ``fixed_per_gpu_hour_micros`` is set.
+    """One version of a price change or of a gift of credit: what, when, for whom, how often and how much in all.
 
-    An empty ``gpu_types`` means all types, an empty ``audience`` everyone; audience entries are account ids
-    (``class:cs101``, ``person:alice``). Active in ``[starts_ms, ends_ms)`` and, if ``weekly`` is not empty, only
-    within one of its windows in ``time_zone``. Raises ValueError for a price change that is neither or both, a
-    percentage outside 1-100, a negative price, an unknown time zone, or more than 50 openings a week.
+    Exactly one of ``percent_off``, ``fixed_per_gpu_hour_micros``, ``free_gpu_ms`` (the first so many GPU-milliseconds
+    of a person are free) and ``credit_micros`` (credit given when redeemed, which expires ``credit_days`` days later;
+    it takes no part in pricing) is set.
+
+    An empty ``gpu_types`` means all types, an empty ``audience`` everyone. An audience entry is an account id
+    (``class:cs101``, ``person:alice``) or ``new``: people who had not used a GPU before ``starts_ms``; being named by
+    one entry is enough. Active in ``[starts_ms, ends_ms)`` and, if ``weekly`` is not empty, only within one of its
+    windows in ``time_zone``. ``stacks`` lets it apply on top of another promotion. ``budget_micros`` is the most that
+    all versions together may take off prices.
+
+    Immutable: an edit, publishing and ending make a new version with its own ``id`` and the same ``family`` (the id of
+    the first; 0 before it is stored). ``published=False`` is a draft, which nobody gets. Raises ValueError, with the
+    numbers, for what makes no sense.
     """
 
     id: int
@@ -35,36 +49,102 @@ class Promotion:
     fixed_per_gpu_hour_micros: int | None = None
     gpu_types: tuple[str, ...] = ()
     audience: tuple[str, ...] = ()
-    code: str | None = None
     weekly: tuple[WeeklyWindow, ...] = ()
     time_zone: str = "UTC"
     created_by: str = ""
+    needs_code: bool = False
+    family: int = 0
+    version: int = 1
+    published: bool = True
+    free_gpu_ms: int | None = None
+    credit_micros: int | None = None
+    credit_days: int | None = None
+    stacks: bool = False
+    max_redemptions: int | None = None
+    max_per_person: int = 1
+    budget_micros: int | None = None
 
     def __post_init__(self) -> None:
-        if (self.percent_off is None) == (self.fixed_per_gpu_hour_micros is None):
-            raise ValueError("a promotion gives either a percentage off or a fixed price per GPU-hour")
-        if self.percent_off is not None and not 1 <= self.percent_off <= 100:
-            raise ValueError("a promotion takes 1 to 100 percent off")
-        if self.fixed_per_gpu_hour_micros is not None and self.fixed_per_gpu_hour_micros < 0:
-            raise ValueError("a promotion's price must not be negative")
+        kinds = (self.percent_off, self.fixed_per_gpu_hour_micros, self.free_gpu_ms, self.credit_micros)
+        given = sum(kind is not None for kind in kinds)
+        if given != 1:
+            raise ValueError(
+                f"a promotion is one of percent off, fixed price, free GPU time and credit; {given} are given"
+            )
+        _check_range("percent off", self.percent_off, 1, 100)
+        _check_range("price per GPU-hour in micro-units", self.fixed_per_gpu_hour_micros, 0, MAX_MICROS)
+        _check_range("free GPU time in milliseconds", self.free_gpu_ms, 1, MAX_FREE_GPU_MS)
+        _check_range("credit in micro-units", self.credit_micros, 1, MAX_MICROS)
+        _check_range("time to spend its credit, in days,", self.credit_days, 1, MAX_CREDIT_DAYS)
+        _check_range("number of places", self.max_redemptions, 1, MAX_REDEMPTIONS)
+        _check_range("number of redemptions per person", self.max_per_person, 1, MAX_REDEMPTIONS)
+        _check_range("budget in micro-units", self.budget_micros, 1, MAX_MICROS)
+        if self.credit_days is not None and self.credit_micros is None:
+            raise ValueError("a promotion without credit has no days in which to spend it")
+        if self.credit_micros is not None and (self.budget_micros is not None or self.gpu_types):
+            raise ValueError("a promotion that gives credit has places instead of a budget, and serves for every GPU")
+        if self.stacks and (self.percent_off is None or self.budget_micros is not None):
+            raise ValueError("a promotion that applies on top of others takes a percentage off and has no budget")
         # Every opening is two edges a week in every hold: a bound keeps pricing quick and receipts readable.
-        if sum(len(window.days) for window in self.weekly) > MAX_WEEKLY_OPENINGS:
-            raise ValueError(f"a promotion opens at most {MAX_WEEKLY_OPENINGS} times a week")
+        openings = sum(len(window.days) for window in self.weekly)
+        if openings > MAX_WEEKLY_OPENINGS:
+            raise ValueError(f"a promotion opens at most {MAX_WEEKLY_OPENINGS} times a week, not {openings}")
         windows.zone(self.time_zone)
+
+    @property
+    def needs_redemption(self) -> bool:
+        """Whether who gets it is recorded once per person: it has a code, a number of places, or gives credit."""
+        return self.needs_code or self.max_redemptions is not None or self.credit_micros is not None
+
+    @property
+    def has_allowance(self) -> bool:
+        """Whether it ends for somebody when something is used up: its budget, or the person's free GPU time."""
+        return self.budget_micros is not None or self.free_gpu_ms is not None
+
+
+def _check_range(what: str, value: int | None, least: int, most: int) -> None:
+    if value is not None and not least <= value <= most:
+        raise ValueError(f"a promotion's {what} lies between {least} and {most}, not {value}")
 
 
 @dataclass(frozen=True, slots=True)
 class Customer:
-    """Who asks and who pays: the person, the account charged, the person's classes."""
+    """Who asks and who pays: the person, the account charged, the person's classes, when they first used a GPU.
+
+    ``first_used_ms`` is None for somebody who never has.
+    """
 
     owner: str
     account: str
     classes: tuple[str, ...] = ()
+    first_used_ms: int | None = None
 
     @property
     def audiences(self) -> frozenset[str]:
-        """Every audience entry that names this customer: the person, each class, the account that pays."""
+        """Every audience entry that names this customer: the person, each class, the account that pays.
+
+        ``new`` is not among them, for it depends on the promotion.
+        """
         return frozenset((self.account, f"person:{self.owner}", *(f"class:{name}" for name in self.classes)))
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a promotion stands for one person at one moment, over all its versions.
+
+    ``code_given``: the request gives one of its codes, with uses left. ``redeemed``: how often this person redeemed
+    it, ``redemptions``: everybody. ``saved_micros``: what it took off everybody's prices, ``free_gpu_ms``: this
+    person's GPU-milliseconds under it; both settled and held.
+    """
+
+    code_given: bool = False
+    redeemed: int = 0
+    redemptions: int = 0
+    saved_micros: int = 0
+    free_gpu_ms: int = 0
+
+
+NOTHING = Standing()
 
 
 def active_at(promotion: Promotion, at_ms: int) -> bool:
@@ -84,102 +164,91 @@ def next_change(promotion: Promotion, at_ms: int) -> int | None:
     return windows.next_change(promotion.starts_ms, promotion.ends_ms, promotion.weekly, promotion.time_zone, at_ms)
 
 
+def state_at(promotion: Promotion, at_ms: int) -> str:
+    """``draft``, ``scheduled``, ``live`` or ``ended``; live does not look at the hours of the week."""
+    if not promotion.published:
+        return "draft"
+    if at_ms >= promotion.ends_ms or promotion.starts_ms >= promotion.ends_ms:
+        return "ended"
+    return "scheduled" if at_ms < promotion.starts_ms else "live"
+
+
+def hindrance(
+    promotion: Promotion, customer: Customer, standing: Standing = NOTHING, gpu_type: str | None = None
+) -> str | None:
+    """The code of what keeps this customer from the promotion at any time; None when nothing does.
+
+    What can never change comes before what a code would change. :func:`why_not` says the same in words.
+    """
+    if not promotion.published:
+        return "promo_draft"
+    if gpu_type is not None and promotion.gpu_types and gpu_type not in promotion.gpu_types:
+        return "promo_wrong_gpu"
+    if not _named(promotion, customer):
+        return "promo_audience"
+    # Credit is given at every redemption; anything else is had for good after the first.
+    gives_credit = promotion.credit_micros is not None
+    if gives_credit and standing.redeemed >= promotion.max_per_person:
+        return "promo_redeemed"
+    if promotion.needs_redemption and (gives_credit or not standing.redeemed):
+        if promotion.max_redemptions is not None and standing.redemptions >= promotion.max_redemptions:
+            return "promo_full"
+        if promotion.needs_code and not standing.code_given:
+            return "promo_code_needed"
+    if promotion.budget_micros is not None and standing.saved_micros >= promotion.budget_micros:
+        return "promo_budget_spent"
+    if promotion.free_gpu_ms is not None and standing.free_gpu_ms >= promotion.free_gpu_ms:
+        return "promo_free_hours_used"
+    return None
+
+
+def _named(promotion: Promotion, customer: Customer) -> bool:
+    if not promotion.audience:
+        return True
+    if NEW in promotion.audience and (customer.first_used_ms is None or customer.first_used_ms >= promotion.starts_ms):
+        return True
+    return not customer.audiences.isdisjoint(promotion.audience)
+
+
 def why_not(
     promotion: Promotion,
     customer: Customer,
+    standing: Standing = NOTHING,
     *,
     gpu_type: str | None = None,
-    promo_code: str | None = None,
     at_ms: int | None = None,
 ) -> Refused | None:
-    """Why this customer does not get the promotion; None when they do.
+    """Why this customer does not get the promotion, or may not redeem it if it gives credit; None when they do.
 
     Without a ``gpu_type`` or an ``at_ms`` that condition is not looked at. What can never change is said before what
     waiting or a code would change.
     """
-    name = promotion.name
-    if at_ms is not None and at_ms >= promotion.ends_ms:
-        ended = windows.when(promotion.ends_ms, promotion.time_zone)
-        return Refused("promo_ended", f"“{name}” ended on {ended}.", {"ended_ms": promotion.ends_ms})
-    if gpu_type is not None and promotion.gpu_types and gpu_type not in promotion.gpu_types:
-        types = ", ".join(promotion.gpu_types)
-        return Refused(
-            "promo_wrong_gpu",
-            f"“{name}” is for {types}, not for {gpu_type}.",
-            {"gpu_type": gpu_type, "gpu_types": types},
-            instead=f"Ask for {' or '.join(promotion.gpu_types)}.",
-        )
-    if promotion.audience and customer.audiences.isdisjoint(promotion.audience):
-        return Refused(
-            "promo_audience",
-            f"“{name}” is for certain classes and people; {customer.owner} charging {customer.account} is not one.",
-            {"owner": customer.owner, "account": customer.account},
-            instead="If you are in an eligible class, charge its account.",
-        )
-    return _why_code_fails(promotion, promo_code) or _why_not_now(promotion, at_ms)
-
-
-def _why_code_fails(promotion: Promotion, promo_code: str | None) -> Refused | None:
-    if promotion.code is None:
-        return None
-    if promo_code is None:
-        return Refused(
-            "promo_code_needed", f"“{promotion.name}” needs its code.", instead="Give the code with your request."
-        )
-    # In constant time: how long the answer takes must not tell how much of a guess was right.
-    if hmac.compare_digest(_folded(promotion.code), _folded(promo_code)):
-        return None
-    return Refused(
-        "promo_code_wrong",
-        f"The code given is not the one of “{promotion.name}”.",
-        instead="Check the code's spelling.",
-    )
-
-
-def _folded(code: str) -> bytes:
-    return code.casefold().encode("utf-8", "surrogatepass")
-
-
-def _why_not_now(promotion: Promotion, at_ms: int | None) -> Refused | None:
-    if at_ms is None or active_at(promotion, at_ms):
-        return None
-    if at_ms < promotion.starts_ms:
-        opens_ms = promotion.starts_ms
-        if promotion.weekly and not active_at(promotion, opens_ms):
-            opens_ms = next_change(promotion, opens_ms) or opens_ms
-        code, sentence = "promo_not_started", f"“{promotion.name}” has not started; it starts on"
-        numbers: dict[str, int | str] = {"starts_ms": promotion.starts_ms}
-    else:
-        found_ms = next_change(promotion, at_ms)
-        if found_ms is None or found_ms >= promotion.ends_ms:
-            ends = windows.when(promotion.ends_ms, promotion.time_zone)
-            return Refused(
-                "promo_outside_hours",
-                f"“{promotion.name}” has no more hours before it ends on {ends}.",
-                {"ends_ms": promotion.ends_ms},
-            )
-        opens_ms = found_ms
-        code, sentence = "promo_outside_hours", f"“{promotion.name}” is outside its hours; it opens again on"
-        numbers = {"opens_ms": opens_ms}
-    opens = windows.when(opens_ms, promotion.time_zone)
-    return Refused(code, f"{sentence} {opens}.", numbers, opens_ms, f"Start at {opens} or later.")
+    code = hindrance(promotion, customer, standing, gpu_type)
+    if at_ms is not None and code != "promo_draft":
+        if state_at(promotion, at_ms) == "ended":
+            code = "promo_ended"
+        elif code is None and not active_at(promotion, at_ms):
+            code = "promo_not_started" if at_ms < promotion.starts_ms else "promo_outside_hours"
+    return None if code is None else eligibility.refusal(code, promotion, customer, standing, gpu_type, at_ms or 0)
 
 
 def discounted(promotion: Promotion, rate: Rate) -> Rate:
     """The rate with the promotion: a percentage off all three parts, each rounded down, or the fixed price.
 
-    A fixed price replaces the price per GPU-hour only where it is lower.
+    A fixed price replaces the price per GPU-hour only where it is lower. Free GPU time leaves the price of a start,
+    credit leaves everything as it is.
     """
-    if promotion.percent_off is None:
-        assert promotion.fixed_per_gpu_hour_micros is not None
+    if promotion.percent_off is not None:
+        keep = 100 - promotion.percent_off
+        return Rate(
+            rate.per_gpu_hour_micros * keep // 100,
+            rate.per_task_hour_micros * keep // 100,
+            rate.per_start_micros * keep // 100,
+        )
+    if promotion.fixed_per_gpu_hour_micros is not None:
         per_gpu_hour = min(rate.per_gpu_hour_micros, promotion.fixed_per_gpu_hour_micros)
         return Rate(per_gpu_hour, rate.per_task_hour_micros, rate.per_start_micros)
-    keep = 100 - promotion.percent_off
-    return Rate(
-        rate.per_gpu_hour_micros * keep // 100,
-        rate.per_task_hour_micros * keep // 100,
-        rate.per_start_micros * keep // 100,
-    )
+    return rate if promotion.free_gpu_ms is None else Rate(per_start_micros=rate.per_start_micros)
 
 
 def best(promotions: Iterable[Promotion], rate: Rate, gpu_count: int) -> Promotion | None:
@@ -189,10 +258,53 @@ def best(promotions: Iterable[Promotion], rate: Rate, gpu_count: int) -> Promoti
     windows) is for the caller to decide before.
     """
     winner: Promotion | None = None
-    lowest = (rate.hourly_micros(gpu_count), rate.per_start_micros)
+    lowest = cost_order((), rate, gpu_count)
     for promotion in sorted(promotions, key=lambda promotion: promotion.id):
-        reduced = discounted(promotion, rate)
-        cost = (reduced.hourly_micros(gpu_count), reduced.per_start_micros)
+        cost = cost_order((promotion,), rate, gpu_count)
         if cost < lowest:
             winner, lowest = promotion, cost
     return winner
+
+
+def cost_order(applied: Iterable[Promotion], rate: Rate, gpu_count: int) -> tuple[int, int]:
+    """What promotions, one after the other, are compared by: micro-units per hour, then per start."""
+    for promotion in applied:
+        rate = discounted(promotion, rate)
+    return rate.hourly_micros(gpu_count), rate.per_start_micros
+
+
+def stacked(promotions: Iterable[Promotion], rate: Rate, gpu_count: int) -> tuple[Promotion, ...]:
+    """What applies together at an instant, in this order: none, one, or one with another that ``stacks`` on top.
+
+    The cheapest of: the best single one of those that do not stack; the largest that stacks; and that one on top of
+    the best that has neither budget nor free GPU time. Of equals the fewer, then the older. Which are open and whose
+    they are is for the caller to decide before.
+    """
+    offered = list(promotions)
+    singles = [promotion for promotion in offered if not promotion.stacks]
+    return combined(
+        best(singles, rate, gpu_count),
+        best((promotion for promotion in singles if not promotion.has_allowance), rate, gpu_count),
+        min((promotion for promotion in offered if promotion.stacks), key=stacking_order, default=None),
+        rate,
+        gpu_count,
+    )
+
+
+def stacking_order(promotion: Promotion) -> tuple[int, int]:
+    """Sorts those that stack: the largest percentage first, then the oldest."""
+    return -(promotion.percent_off or 0), promotion.id
+
+
+def combined(
+    single: Promotion | None, plain: Promotion | None, top: Promotion | None, rate: Rate, gpu_count: int
+) -> tuple[Promotion, ...]:
+    """The cheapest of ``single`` alone, ``top`` alone, ``top`` on ``plain``, and nothing; see :func:`stacked`."""
+    choices: list[tuple[Promotion, ...]] = [()]
+    choices += [(promotion,) for promotion in (single, top) if promotion is not None]
+    if top is not None and plain is not None:
+        choices.append((plain, top))
+    return min(
+        choices,
+        key=lambda choice: (cost_order(choice, rate, gpu_count), len(choice), [promotion.id for promotion in choice]),
+    )

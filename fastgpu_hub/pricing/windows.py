@@ -24,6 +24,8 @@ MS_PER_MINUTE = 60_000
 MS_PER_DAY = 86_400_000
 MS_PER_WEEK = 7 * MS_PER_DAY
 MAX_SPAN_MS = 400 * MS_PER_DAY
+# 9000-01-01: calendars and offsets are only computed well within the years that datetime knows.
+LATEST_MS = 221_845_392_000_000
 
 _ZONE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_+\-]*(?:/[A-Za-z0-9_+\-]+)*", re.ASCII)
 # Names in the database that mean something else on every machine, or that count leap seconds.
@@ -159,6 +161,15 @@ def calendar_edges(window: str, time_zone: str, from_ms: int, until_ms: int) -> 
     return found
 
 
+def offset_changes(time_zone: str, from_ms: int, until_ms: int) -> list[int]:
+    """Instants strictly inside ``(from_ms, until_ms)`` at which the zone's UTC offset changes, ascending.
+
+    Raises ValueError when the interval is longer than 400 days.
+    """
+    _check_span(from_ms, until_ms)
+    return [begin_ms for begin_ms, _, _ in _offsets(time_zone, from_ms, until_ms)][1:]
+
+
 def _check_span(from_ms: int, until_ms: int) -> None:
     if until_ms - from_ms > MAX_SPAN_MS:
         raise ValueError("an interval must not be longer than 400 days")
@@ -260,7 +271,7 @@ def _period_begin(window: str, day: date) -> date:
         return day - timedelta(days=day.weekday())
     if window == "month":
         return day.replace(day=1)
-    raise ValueError(f"a quota's window is day, week, month or always, not {window!r}")
+    raise ValueError(f"a calendar window is day, week, month or always, not {window!r}")
 
 
 def _next_period(window: str, first: date) -> date:

@@ -8,13 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgpu_hub.pricing.metering import (
     Line,
     NoPrice,
     charge,
+    follow,
     gpu_ms,
     hourly_rate_micros,
     list_micros,
@@ -25,7 +26,7 @@ from fastgpu_hub.pricing.metering import (
     utilisation_permille,
 )
 from fastgpu_hub.pricing.pricebook import PriceBook, PriceVersion, Rate
-from fastgpu_hub.pricing.promotions import Customer, Promotion
+from fastgpu_hub.pricing.promotions import Customer, Promotion, Standing
 from fastgpu_hub.pricing.quotas import Quota
 from fastgpu_hub.pricing.windows import WeeklyWindow
 
@@ -111,10 +112,11 @@ def test_a_part_that_a_promotion_leaves_as_it_is_does_not_name_it() -> None:
 def test_a_promotion_for_others_or_without_its_code_neither_prices_nor_cuts() -> None:
     window = (WeeklyWindow((4,), 600, 660),)
     theirs = Promotion(1, "a", 0, NOW * 2, percent_off=50, audience=("class:art7",), weekly=window)
-    coded = Promotion(2, "b", 0, NOW * 2, percent_off=50, code="owl", weekly=window)
+    coded = Promotion(2, "b", 0, NOW * 2, percent_off=50, needs_code=True, family=2, weekly=window)
     wrong_gpu = Promotion(3, "c", 0, NOW * 2, percent_off=50, gpu_types=("t4",), weekly=window)
     assert len(priced(book(Rate(10)), 5, [theirs, coded, wrong_gpu])) == 1
-    assert [line.promotion_id for line in priced(book(Rate(10)), 5, [coded], promo_code="OWL")] == [None, 2, None]
+    given_code = {2: Standing(code_given=True)}
+    assert [line.promotion_id for line in priced(book(Rate(10)), 5, [coded], standings=given_code)] == [None, 2, None]
 
 
 def test_quota_windows_cut_so_that_each_line_counts_in_one(at: Callable[[str], int]) -> None:
@@ -132,6 +134,211 @@ def test_free_gpu_time_is_still_a_line_for_quotas_count_it() -> None:
 def test_no_time_is_only_the_start() -> None:
     assert [line.unit for line in priced(book(Rate(1, 1, 1)), 0)] == ["start"]
     assert priced(book(Rate(1, 1, 1)), 0, starts=False) == ()
+
+
+def test_a_promotion_that_never_wins_does_not_cut() -> None:
+    half = Promotion(1, "half", 0, NOW * 2, percent_off=50)
+    noon = Promotion(2, "noon", 0, NOW * 2, percent_off=10, weekly=(WeeklyWindow((4,), 600, 660),))
+    assert len(priced(book(Rate(10)), 5, [half, noon])) == 1
+
+
+def test_extra_cuts_inside_cut_and_equal_terms_are_not_merged() -> None:
+    lines = priced(book(Rate(10)), 2, cuts=[NOW - 1, NOW, NOW + 7, NOW + 2 * HOUR_MS, NOW + 3 * HOUR_MS])
+    assert [(line.from_ms - NOW, line.until_ms - NOW) for line in lines] == [(0, 7), (7, 2 * HOUR_MS)]
+
+
+def test_a_term_cuts_where_it_begins_and_ends() -> None:
+    term = Quota(1, "class", "cs101", "gpu_seconds", 1, "term", starts_ms=NOW + 5, ends_ms=NOW + HOUR_MS)
+    lines = priced(book(Rate(10)), 2, quotas=[term])
+    assert [line.from_ms - NOW for line in lines] == [0, 5, HOUR_MS]
+
+
+# ------------------------------------------------------------------ what is limited
+
+
+def test_a_budget_ends_at_the_exact_millisecond_and_the_next_best_follows() -> None:
+    capped = Promotion(1, "capped", 0, NOW * 2, percent_off=50, budget_micros=1_000_000, family=1)
+    quarter = Promotion(2, "quarter", 0, NOW * 2, percent_off=25, family=2)
+    standings = {1: Standing(saved_micros=250_000)}
+    lines = priced(book(Rate(500_000)), 12, [capped, quarter], standings=standings)
+    # 0.25 an hour is saved: 0.75 lasts three hours, and as long as what is saved still rounds down to it.
+    ends_ms = 3 * HOUR_MS + 14
+    assert [(line.from_ms - NOW, line.promotion_id) for line in lines] == [(0, 1), (ends_ms, 2)]
+    assert lines[0].saved_micros == 750_000
+    assert replace(lines[0], until_ms=NOW + ends_ms + 1).saved_micros == 750_001
+
+
+def test_a_budget_counts_task_time_and_the_start() -> None:
+    capped = Promotion(1, "capped", 0, NOW * 2, percent_off=50, budget_micros=1_000_000)
+    lines = priced(book(Rate(500_000, 100_000, 400_000)), 12, [capped], gpus=2)
+    named = [line for line in lines if line.promotion_id == 1]
+    assert [line.unit for line in named] == ["start", "gpu_hour", "task_hour"]
+    assert sum(line.saved_micros for line in named) == 1_000_000
+    longer = [replace(line, until_ms=line.until_ms + 1) if line.unit != "start" else line for line in named]
+    assert sum(line.saved_micros for line in longer) == 1_000_001
+
+
+def test_a_start_that_the_budget_cannot_pay_goes_to_the_next_best() -> None:
+    capped = Promotion(1, "capped", 0, NOW * 2, percent_off=50, budget_micros=100)
+    tenth = Promotion(2, "tenth", 0, NOW * 2, percent_off=10)
+    lines = priced(book(Rate(500_000, 0, 1_000)), 1, [capped, tenth])
+    assert [(line.unit, line.promotion_id) for line in lines] == [("start", 2), ("gpu_hour", 1), ("gpu_hour", 2)]
+
+
+def test_a_start_may_use_up_a_budget() -> None:
+    capped = Promotion(1, "capped", 0, NOW * 2, percent_off=50, budget_micros=500)
+    lines = priced(book(Rate(500_000, 0, 1_000)), 1, [capped])
+    assert [(line.unit, line.promotion_id) for line in lines] == [("start", 1), ("gpu_hour", None)]
+
+
+def test_the_first_gpu_hours_are_free_and_then_no_more() -> None:
+    first = Promotion(1, "first", 0, NOW * 2, free_gpu_ms=10 * HOUR_MS, family=1)
+    lines = priced(
+        book(Rate(500_000, 100_000, 7)), 4, [first], gpus=4, standings={1: Standing(free_gpu_ms=2 * HOUR_MS)}
+    )
+    assert [(line.unit, line.from_ms - NOW, line.amount_micros, line.promotion_id) for line in lines] == [
+        ("start", 0, 7, None),
+        ("gpu_hour", 0, 0, 1),
+        ("task_hour", 0, 0, 1),
+        ("gpu_hour", 2 * HOUR_MS, 4_000_000, None),
+        ("task_hour", 2 * HOUR_MS, 200_000, None),
+    ]
+
+
+def test_free_time_of_gpus_that_cost_nothing_is_counted_too() -> None:
+    first = Promotion(1, "first", 0, NOW * 2, free_gpu_ms=HOUR_MS)
+    named = [line.promotion_id for line in priced(book(Rate(0, 100_000)), 2, [first])]
+    assert named == [1, 1, None, None]
+
+
+def test_what_is_left_for_less_than_a_millisecond_is_over_at_once() -> None:
+    first = Promotion(1, "first", 0, NOW * 2, free_gpu_ms=7)
+    lines = priced(book(Rate(10)), 1, [first], gpus=8)
+    assert [line.promotion_id for line in lines] == [None]
+
+
+def test_a_budget_ends_across_cuts_and_hours_in_which_it_is_closed() -> None:
+    weekly = (WeeklyWindow((4,), 9 * 60, 10 * 60), WeeklyWindow((4,), 11 * 60, 12 * 60))
+    capped = Promotion(1, "capped", 0, NOW * 2, percent_off=100, budget_micros=1_500_000, weekly=weekly)
+    lines = priced(book(Rate(1_000_000)), 4, [capped], cuts=[NOW + HOUR_MS // 4])
+    named = [line for line in lines if line.promotion_id == 1]
+    assert sum(line.saved_micros for line in named) == 1_500_000
+    assert named[-1].until_ms == NOW + 2 * HOUR_MS + HOUR_MS // 2 + 3
+
+
+def test_one_on_top_of_another_is_named_beside_it() -> None:
+    half = Promotion(1, "half", 0, NOW * 2, percent_off=50)
+    tenth = Promotion(2, "tenth", 0, NOW * 2, percent_off=10, stacks=True)
+    (line,) = priced(book(Rate(500_000)), 1, [half, tenth])
+    assert (line.rate_micros, line.promotion_id, line.stacked_promotion_id) == (225_000, 1, 2)
+    assert (line.amount_micros, line.saved_micros) == (225_000, 275_000)
+
+
+# ------------------------------------------------------------------ following the list price
+
+
+def followed(
+    lines: tuple[Line, ...], prices: PriceBook, *promotions: Promotion, from_ms: int = NOW
+) -> tuple[Line, ...]:
+    again = follow(lines, prices, {p.id: p for p in promotions}, H100, from_ms)
+    assert follow(again, prices, {p.id: p for p in promotions}, H100, from_ms) == again
+    return again
+
+
+def edited(*versions: tuple[Rate, int]) -> PriceBook:
+    return PriceBook(PriceVersion(number, H100, rate, at_ms) for number, (rate, at_ms) in enumerate(versions, start=1))
+
+
+def test_a_new_list_price_reaches_what_runs_from_its_instant_and_promotions_stay() -> None:
+    half = Promotion(1, "half", 0, NOW * 2, percent_off=50)
+    tenth = Promotion(2, "tenth", 0, NOW * 2, percent_off=10, stacks=True)
+    lines = priced(book(Rate(500_000, 0, 9)), 4, [half, tenth])
+    prices = edited((Rate(500_000, 0, 9), 0), (Rate(1_000_000, 100_000, 99), NOW + HOUR_MS))
+    result = followed(lines, prices, half, tenth, from_ms=NOW + 1)
+    assert [(x.unit, x.from_ms - NOW, x.rate_micros, x.price_id) for x in result] == [
+        ("start", 0, lines[0].rate_micros, 1),
+        ("gpu_hour", 0, 225_000, 1),
+        ("gpu_hour", HOUR_MS, 450_000, 2),
+        ("task_hour", HOUR_MS, 45_000, 2),
+    ]
+    assert all((x.promotion_id, x.stacked_promotion_id) == (1, 2) for x in result)
+
+
+def test_nothing_before_the_instant_and_nothing_of_the_same_version_is_touched() -> None:
+    lines = priced(book(Rate(500_000)), 4, cuts=[NOW + HOUR_MS])
+    assert all(a is b for a, b in zip(followed(lines, book(Rate(500_000))), lines, strict=True))
+    prices = edited((Rate(500_000), 0), (Rate(600_000), NOW - DAY_MS))
+    result = followed(lines, prices, from_ms=NOW + 2 * HOUR_MS)
+    assert result[0] is lines[0]
+    assert [(x.from_ms - NOW, x.rate_micros) for x in result[1:]] == [(HOUR_MS, 500_000), (2 * HOUR_MS, 600_000)]
+    assert followed(lines, prices, from_ms=NOW + 4 * HOUR_MS) == lines
+
+
+def test_a_line_is_cut_at_every_version_that_comes() -> None:
+    lines = priced(book(Rate(100, 7)), 4)
+    prices = edited((Rate(100, 7), 0), (Rate(200), NOW + HOUR_MS), (Rate(300, 9), NOW + 3 * HOUR_MS))
+    result = [(x.unit, x.from_ms - NOW, x.rate_micros) for x in followed(lines, prices)]
+    assert result == [
+        *(("gpu_hour", 0, 100), ("task_hour", 0, 7), ("gpu_hour", HOUR_MS, 200)),
+        *(("gpu_hour", 3 * HOUR_MS, 300), ("task_hour", 3 * HOUR_MS, 9)),
+    ]
+
+
+def test_a_promotion_below_which_the_list_price_fell_is_there_when_it_rises_again() -> None:
+    fixed = Promotion(1, "fixed", 0, NOW * 2, fixed_per_gpu_hour_micros=300)
+    lines = priced(book(Rate(500)), 4, [fixed])
+    fell = followed(lines, edited((Rate(500), 0), (Rate(200), NOW)), fixed)
+    assert [(x.rate_micros, x.promotion_id, x.saved_micros) for x in fell] == [(200, 1, 0)]
+    rose = followed(fell, edited((Rate(500), 0), (Rate(200), NOW), (Rate(900), NOW + HOUR_MS)), fixed)
+    assert [x.rate_micros for x in rose] == [200, 300]
+
+
+def test_a_higher_list_price_does_not_take_more_from_a_budget() -> None:
+    capped = Promotion(1, "capped", 0, NOW * 2, percent_off=50, budget_micros=9_000_000)
+    lines = priced(book(Rate(500_000, 100_000)), 4, [capped])
+    result = followed(lines, edited((Rate(500_000, 100_000), 0), (Rate(1_000_000, 100_000), NOW + HOUR_MS)), capped)
+    assert sum(x.saved_micros for x in result) == sum(x.saved_micros for x in lines)
+    assert [x.promotion_id for x in result] == [1, 1, 1, 1, None, None]
+    lower = followed(lines, edited((Rate(500_000, 100_000), 0), (Rate(100_000), NOW)), capped)
+    assert [(x.rate_micros, x.promotion_id) for x in lower] == [(50_000, 1)]
+
+
+def test_a_start_to_come_follows_within_its_budget_and_one_that_was_stays() -> None:
+    capped = Promotion(1, "capped", 0, NOW * 2, percent_off=50, budget_micros=9_000_000)
+    lines = priced(book(Rate(0, 0, 100)), 1, [capped])
+    prices = edited((Rate(0, 0, 100), 0), (Rate(0, 0, 80), NOW))
+    assert followed(lines, prices, capped)[0].amount_micros == 40
+    assert followed(lines, prices, capped, from_ms=NOW + 1)[0] is lines[0]
+    dearer = followed(lines, edited((Rate(0, 0, 100), 0), (Rate(0, 0, 200), NOW)), capped)[0]
+    assert (dearer.amount_micros, dearer.promotion_id) == (200, None)
+
+
+@settings(deadline=None, max_examples=40)
+@given(random=st.randoms(use_true_random=True))
+def test_following_keeps_time_and_allowances_and_twice_is_once(
+    random: Any, jump_of: Callable[..., Any], case_of: Callable[..., Any]
+) -> None:
+    case = case_of(random, jump_of(random), 86_400, most=6)
+    lines = case.lines()
+    from_ms = random.randint(case.from_ms, case.until_ms)
+    new = Rate(random.randint(0, 9_000_000), random.choice([0, 123_457]), random.choice([0, 70_001]))
+    added = [PriceVersion(9, H100, new, random.choice([0, from_ms, random.randint(case.from_ms, case.until_ms)]))]
+    prices, known = PriceBook([*case.versions, *added]), {p.id: p for p in case.promotions}
+    result = follow(lines, prices, known, H100, from_ms)
+    assert follow(result, prices, known, H100, from_ms) == result
+    assert gpu_ms(result) == gpu_ms(lines)
+    assert charge(result, from_ms)[0] == charge(lines, from_ms)[0]
+    for line in result:
+        if line.unit == "gpu_hour" and line.from_ms >= from_ms:
+            version = prices.version_at(H100, line.from_ms)
+            assert version is not None
+            assert (line.price_id, line.list_rate_micros) == (version.id, version.rate.per_gpu_hour_micros)
+            assert not prices.edges(H100, line.from_ms, line.until_ms)
+    for promotion in case.promotions:
+        before, after = ([line for line in some if line.promotion_id == promotion.id] for some in (lines, result))
+        if promotion.budget_micros is not None:
+            assert sum(x.saved_micros for x in after) <= sum(x.saved_micros for x in before)
+        assert gpu_ms(after) <= gpu_ms(before)
 
 
 # ------------------------------------------------------------------ what is refused

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,19 @@ from hypothesis import strategies as st
 
 from fastgpu_hub.pricing.explain import Refused
 from fastgpu_hub.pricing.pricebook import Rate
-from fastgpu_hub.pricing.promotions import Customer, Promotion, active_at, best, discounted, next_change, why_not
+from fastgpu_hub.pricing.promotions import (
+    Customer,
+    Promotion,
+    Standing,
+    active_at,
+    best,
+    cost_order,
+    discounted,
+    next_change,
+    stacked,
+    state_at,
+    why_not,
+)
 from fastgpu_hub.pricing.windows import WeeklyWindow
 
 ALICE = Customer("alice", "class:cs101", ("cs101",))
@@ -30,8 +43,8 @@ def refused(*arguments: Any, **options: Any) -> Refused:
 
 
 def test_who_fulfils_every_condition_gets_it() -> None:
-    full = promotion(gpu_types=("h100",), audience=("class:cs101",), code="Summer-1")
-    assert why_not(full, ALICE, gpu_type="h100", promo_code="Summer-1", at_ms=10 * DAY_MS) is None
+    strict = promotion(gpu_types=("h100",), audience=("class:cs101",), needs_code=True, max_redemptions=1)
+    assert why_not(strict, ALICE, Standing(code_given=True), gpu_type="h100", at_ms=10 * DAY_MS) is None
 
 
 def test_before_its_start_it_says_when_it_starts() -> None:
@@ -93,27 +106,120 @@ def test_the_audience_is_a_person_a_class_or_the_paying_account() -> None:
     assert why_not(promotion(audience=("class:cs101",)), Customer("teacher", "class:cs101")) is None
 
 
-def test_a_code_is_needed_right_and_read_in_any_case() -> None:
-    coded = promotion(code="Summer-1")
-    assert refused(coded, ALICE).code == "promo_code_needed"
-    wrong = refused(coded, ALICE, promo_code="winter")
-    assert wrong.code == "promo_code_wrong"
-    assert "Summer" not in wrong.message + wrong.instead
-    assert refused(coded, ALICE, promo_code="\ud800").code == "promo_code_wrong"
-    assert why_not(coded, ALICE, promo_code="SUMMER-1") is None
-    assert why_not(promotion(), ALICE, promo_code="anything") is None
+def test_new_users_are_those_without_a_gpu_before_it_began() -> None:
+    welcome = promotion(name="Welcome", audience=("new",), time_zone="Europe/Berlin")
+    used_before = Customer("alice", "person:alice", (), 10 * DAY_MS - 1)
+    answer = refused(welcome, used_before)
+    assert (answer.code, answer.instead) == ("promo_audience", "")
+    assert answer.message == (
+        "“Welcome” is for new users; alice first used a GPU on 1970-01-11 00:59 Europe/Berlin, "
+        "before it began on 1970-01-11 01:00 Europe/Berlin."
+    )
+    assert answer.numbers["first_used_ms"] == 10 * DAY_MS - 1
+    assert why_not(welcome, Customer("alice", "person:alice")) is None
+    # Whoever was new when it began stays new while it lasts.
+    assert why_not(welcome, Customer("alice", "person:alice", (), 10 * DAY_MS)) is None
+
+
+def test_new_users_may_be_named_beside_a_class() -> None:
+    both = promotion(audience=("new", "class:cs101"))
+    old_hand = Customer("mallory", "person:mallory", (), 0)
+    assert why_not(both, Customer("alice", "class:cs101", (), 0)) is None
+    answer = refused(both, old_hand)
+    assert "new users, and for certain classes and people" in answer.message
+    assert answer.instead == "If you are in an eligible class, charge its account."
+
+
+def test_a_code_is_needed_until_the_person_redeemed_once() -> None:
+    coded = promotion(needs_code=True)
+    answer = refused(coded, ALICE)
+    assert (answer.code, answer.instead) == ("promo_code_needed", "Give the code with your request.")
+    assert why_not(coded, ALICE, Standing(code_given=True)) is None
+    assert why_not(coded, ALICE, Standing(redeemed=1)) is None
+    assert why_not(promotion(), ALICE, Standing(code_given=True)) is None
+
+
+def test_the_last_place_is_the_last_and_who_has_one_keeps_it() -> None:
+    few = promotion(max_redemptions=50, needs_code=True)
+    assert why_not(few, ALICE, Standing(code_given=True, redemptions=49)) is None
+    answer = refused(few, ALICE, Standing(code_given=True, redemptions=50))
+    assert (answer.code, answer.message) == ("promo_full", "“Night owls” is full. All 50 places of it are taken.")
+    assert answer.numbers == {"places": 50, "places_left": 0}
+    assert why_not(few, ALICE, Standing(redeemed=1, redemptions=50)) is None
+    assert refused(few, ALICE, Standing(redemptions=20)).numbers == {"places": 50, "places_left": 30}
+    assert why_not(promotion(max_redemptions=1), ALICE) is None
+    assert refused(promotion(max_redemptions=1), ALICE, Standing(redemptions=1)).code == "promo_full"
+
+
+def test_a_budget_is_spent_when_nothing_of_it_is_left() -> None:
+    capped = promotion(budget_micros=2_500_000)
+    assert why_not(capped, ALICE, Standing(saved_micros=2_499_999)) is None
+    answer = refused(capped, ALICE, Standing(saved_micros=2_500_000))
+    assert (answer.code, answer.message) == ("promo_budget_spent", "“Night owls” has used up its budget of 2.50.")
+    assert answer.numbers == {"budget_micros": 2_500_000, "budget_left_micros": 0}
+
+
+def test_the_first_hours_are_free_once_per_person() -> None:
+    first = promotion(percent_off=None, free_gpu_ms=10 * 3_600_000)
+    assert why_not(first, ALICE, Standing(free_gpu_ms=10 * 3_600_000 - 1)) is None
+    answer = refused(first, ALICE, Standing(free_gpu_ms=10 * 3_600_000))
+    assert answer.code == "promo_free_hours_used"
+    assert answer.message == "“Night owls” gave you the first 10 GPU-hours free, and they are used."
+    assert answer.numbers == {"free_gpu_ms": 36_000_000, "free_gpu_ms_left": 0}
+
+
+def test_credit_is_redeemed_as_often_as_allowed_with_a_code_and_a_place_each_time() -> None:
+    gift = promotion(percent_off=None, credit_micros=5_000_000, credit_days=30, needs_code=True, max_per_person=2)
+    assert why_not(gift, ALICE, Standing(code_given=True)) is None
+    assert refused(gift, ALICE, Standing(redeemed=1)).code == "promo_code_needed"
+    assert why_not(gift, ALICE, Standing(code_given=True, redeemed=1)) is None
+    answer = refused(gift, ALICE, Standing(code_given=True, redeemed=2))
+    assert (answer.code, answer.numbers) == ("promo_redeemed", {"per_person": 2, "per_person_left": 0})
+    assert answer.message == "“Night owls” can be redeemed 2 times per person, and you have."
+    few = promotion(percent_off=None, credit_micros=1, max_redemptions=3, max_per_person=2)
+    assert refused(few, ALICE, Standing(redeemed=1, redemptions=3)).code == "promo_full"
+
+
+def test_a_draft_is_nobodys() -> None:
+    draft = promotion(published=False)
+    for at_ms in (None, 0, 12 * DAY_MS, 30 * DAY_MS):
+        assert refused(draft, ALICE, at_ms=at_ms).code == "promo_draft"
+
+
+def test_a_promotion_goes_from_draft_to_scheduled_to_live_to_ended() -> None:
+    assert [state_at(promotion(published=False), at_ms) for at_ms in (0, 30 * DAY_MS)] == ["draft", "draft"]
+    instants = (10 * DAY_MS - 1, 10 * DAY_MS, 20 * DAY_MS - 1, 20 * DAY_MS)
+    assert [state_at(promotion(), at_ms) for at_ms in instants] == ["scheduled", "live", "live", "ended"]
 
 
 def test_what_can_never_change_is_said_first() -> None:
-    hopeless = promotion(gpu_types=("a100",), audience=("class:art7",), code="x")
+    hopeless = promotion(
+        gpu_types=("a100",), audience=("class:art7",), needs_code=True, max_redemptions=9, budget_micros=9
+    )
+    mine = replace(hopeless, audience=())
+    full, poor = Standing(redemptions=9, saved_micros=9), Standing(saved_micros=9, code_given=True)
     order = [
-        refused(hopeless, ALICE, gpu_type="t4", at_ms=20 * DAY_MS).code,
-        refused(hopeless, ALICE, gpu_type="t4", at_ms=0).code,
-        refused(hopeless, ALICE, gpu_type="a100", at_ms=0).code,
-        refused(promotion(code="x"), ALICE, at_ms=0).code,
-        refused(promotion(code="x"), ALICE, promo_code="X", at_ms=0).code,
+        refused(hopeless, ALICE, full, gpu_type="t4", at_ms=20 * DAY_MS).code,
+        refused(hopeless, ALICE, full, gpu_type="t4", at_ms=0).code,
+        refused(hopeless, ALICE, full, gpu_type="a100", at_ms=0).code,
+        refused(mine, ALICE, full, at_ms=0).code,
+        refused(mine, ALICE, at_ms=0).code,
+        refused(mine, ALICE, poor, at_ms=0).code,
+        refused(mine, ALICE, Standing(code_given=True), at_ms=0).code,
     ]
-    assert order == ["promo_ended", "promo_wrong_gpu", "promo_audience", "promo_code_needed", "promo_not_started"]
+    assert order == [
+        *("promo_ended", "promo_wrong_gpu", "promo_audience", "promo_full", "promo_code_needed"),
+        *("promo_budget_spent", "promo_not_started"),
+    ]
+
+
+def test_what_is_left_is_told_with_every_refusal() -> None:
+    both = promotion(percent_off=None, free_gpu_ms=100, budget_micros=9, max_redemptions=5, gpu_types=("a100",))
+    standing = Standing(redemptions=2, saved_micros=4, free_gpu_ms=30)
+    left = {"places": 5, "places_left": 3, "budget_micros": 9, "budget_left_micros": 5}
+    left |= {"free_gpu_ms": 100, "free_gpu_ms_left": 70}
+    for options in ({"at_ms": 0}, {"at_ms": 20 * DAY_MS}, {"gpu_type": "t4"}):
+        assert refused(both, ALICE, standing, **options).numbers.items() >= left.items()
 
 
 def test_a_percentage_is_off_every_part_rounded_down() -> None:
@@ -167,24 +273,117 @@ def test_a_promotion_never_makes_anything_dearer(
     assert lowest == min([rate.hourly_micros(gpu_count), *costs.values()])
 
 
+# ------------------------------------------------------------------ on top of each other
+
+
+def stacking(**changes: Any) -> Promotion:
+    return promotion(**({"id": 9, "percent_off": 10, "stacks": True} | changes))
+
+
+def test_one_that_stacks_is_taken_off_what_another_leaves() -> None:
+    half, tenth = promotion(percent_off=50), stacking()
+    assert stacked([tenth, half], RATE, 1) == (half, tenth)
+    assert discounted(tenth, discounted(half, RATE)) == Rate(225_000, 45_000, 2)
+
+
+def test_of_those_that_stack_only_the_largest_applies_and_others_do_not_add_up() -> None:
+    half, quarter = promotion(id=1, percent_off=50), promotion(id=2, percent_off=25)
+    tenth, fifth = stacking(id=8), stacking(id=9, percent_off=20)
+    assert stacked([half, quarter, tenth, fifth], RATE, 1) == (half, fifth)
+    assert stacked([half, quarter], RATE, 1) == (half,)
+    assert stacked([fifth, tenth], RATE, 1) == (fifth,)
+    assert stacked([], RATE, 1) == ()
+
+
+def test_nothing_stacks_on_what_has_an_allowance_unless_another_pair_is_cheaper() -> None:
+    capped, half, tenth = promotion(id=1, percent_off=52, budget_micros=1), promotion(id=2), stacking()
+    assert stacked([capped, tenth], RATE, 1) == (capped,)
+    # 52 % off alone is dearer than a tenth off the half.
+    assert stacked([capped, half, tenth], RATE, 1) == (half, tenth)
+    free = promotion(id=3, percent_off=None, free_gpu_ms=1)
+    assert stacked([free, half, tenth], RATE, 1) == (free,)
+    assert stacked([promotion(id=4, percent_off=5, budget_micros=1), tenth], RATE, 1) == (tenth,)
+
+
+def test_what_makes_nothing_cheaper_is_not_put_on_top() -> None:
+    everything, tenth = promotion(percent_off=100), stacking()
+    assert stacked([everything, tenth], RATE, 1) == (everything,)
+    assert stacked([tenth], Rate(), 1) == ()
+
+
+def test_credit_takes_nothing_off_a_price() -> None:
+    gift = promotion(percent_off=None, credit_micros=1)
+    assert discounted(gift, RATE) == RATE
+    assert stacked([gift], RATE, 1) == ()
+
+
+def test_free_gpu_time_is_free_of_hours_but_not_of_the_start() -> None:
+    assert discounted(promotion(percent_off=None, free_gpu_ms=1), RATE) == Rate(per_start_micros=7)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["single", "capped", "top"]), st.integers(1, 100)), max_size=6),
+    st.builds(Rate, st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6)),
+    st.integers(1, 64),
+)
+def test_together_they_are_never_dearer_than_any_that_may_apply_alone(
+    offers: list[tuple[str, int]], rate: Rate, gpu_count: int
+) -> None:
+    offered = [
+        promotion(id=index, percent_off=percent, stacks=kind == "top", budget_micros=5 if kind == "capped" else None)
+        for index, (kind, percent) in enumerate(offers)
+    ]
+    applied = stacked(offered, rate, gpu_count)
+    assert len(applied) <= 2
+    assert [p.stacks for p in applied] in ([], [False], [True], [False, True])
+    if len(applied) == 2:
+        assert not applied[0].has_allowance
+    cost = cost_order(applied, rate, gpu_count)
+    assert cost <= cost_order((), rate, gpu_count)
+    assert all(cost <= cost_order((p,), rate, gpu_count) for p in offered)
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "said"),
     [
-        {"percent_off": None},
-        {"fixed_per_gpu_hour_micros": 1},
-        {"percent_off": 0},
-        {"percent_off": 101},
-        {"percent_off": None, "fixed_per_gpu_hour_micros": -1},
-        {"time_zone": "Mars/Olympus"},
-        {"weekly": tuple(WeeklyWindow((0,), minute, minute + 1) for minute in range(51))},
+        ({"percent_off": None}, "0 are given"),
+        ({"fixed_per_gpu_hour_micros": 1}, "2 are given"),
+        ({"free_gpu_ms": 1, "credit_micros": 1}, "3 are given"),
+        ({"percent_off": 0}, "between 1 and 100, not 0"),
+        ({"percent_off": 101}, "not 101"),
+        ({"percent_off": None, "fixed_per_gpu_hour_micros": -1}, "not -1"),
+        ({"percent_off": None, "free_gpu_ms": 0}, "not 0"),
+        ({"percent_off": None, "credit_micros": 0}, "not 0"),
+        ({"percent_off": None, "credit_micros": 2**63}, f"not {2**63}"),
+        ({"percent_off": None, "credit_micros": 1, "credit_days": 0}, "not 0"),
+        ({"percent_off": None, "credit_micros": 1, "budget_micros": 1}, "places instead of a budget"),
+        ({"percent_off": None, "credit_micros": 1, "gpu_types": ("t4",)}, "every GPU"),
+        ({"credit_days": 3}, "without credit"),
+        ({"max_redemptions": 0}, "not 0"),
+        ({"max_per_person": 0}, "not 0"),
+        ({"budget_micros": 0}, "not 0"),
+        ({"stacks": True, "budget_micros": 1}, "no budget"),
+        ({"stacks": True, "percent_off": None, "fixed_per_gpu_hour_micros": 1}, "on top"),
+        ({"stacks": True, "percent_off": None, "free_gpu_ms": 1}, "on top"),
+        ({"time_zone": "Mars/Olympus"}, "time zone"),
+        ({"weekly": tuple(WeeklyWindow((0,), minute, minute + 1) for minute in range(51))}, "50 times a week, not 51"),
     ],
 )
-def test_a_promotion_that_makes_no_sense_cannot_exist(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"promotion|time zone"):
+def test_a_promotion_that_makes_no_sense_cannot_exist(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
         promotion(**changes)
 
 
 def test_ended_before_it_began_it_is_never_active() -> None:
     withdrawn = promotion(ends_ms=5 * DAY_MS)
-    assert refused(withdrawn, ALICE, at_ms=11 * DAY_MS).code == "promo_ended"
+    for at_ms in (0, 11 * DAY_MS):
+        answer = refused(withdrawn, ALICE, at_ms=at_ms)
+        assert (answer.code, answer.message) == ("promo_ended", "“Night owls” was withdrawn before it began.")
+        assert state_at(withdrawn, at_ms) == "ended"
     assert next_change(withdrawn, 0) is None
+
+
+def test_what_never_opens_before_its_end_has_no_hours_rather_than_a_start() -> None:
+    mondays = promotion(weekly=(WeeklyWindow((0,), 0, 60),), ends_ms=10 * DAY_MS + 3_600_000)  # a Sunday's first hour
+    answer = refused(mondays, ALICE, at_ms=0)
+    assert (answer.code, answer.frees_at_ms) == ("promo_outside_hours", None)

@@ -130,7 +130,7 @@ def test_the_wish_is_split_by_the_windows_its_lines_start_in(
     assert wanted_per_window(spend, lines) == {before: 1_000_138, after: 1_000_005}
     assert wanted_per_window(quota(metric="spend_micros"), lines) == {(None, None): 2_000_143}
     assert wanted_per_window(quota(), lines) == {(None, None): 2}
-    assert wanted_per_window(quota(), ()) == {(None, None): 0}
+    assert wanted_per_window(quota(), ()) == {}
 
 
 def test_a_refusal_of_gpu_hours_says_used_reserved_left_wanted_and_when(at: Callable[[str], int]) -> None:
@@ -202,18 +202,40 @@ def test_a_limit_reads_as_a_sentence(changes: dict[str, Any], text: str) -> None
     assert label(quota(**changes), "€") == text
 
 
+SHARE = {"scope": "member", "name": "cs101", "metric": "credit_share_percent", "limit": 20}
+ROLLING = {"metric": "gpu_seconds", "window": "rolling", "rolling_ms": 1000}
+TERM = {"window": "term", "starts_ms": 5, "ends_ms": 6}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"scope": "galaxy"},
         {"metric": "kilowatts"},
         {"window": "fortnight"},
-        {"limit": -1},
+        *({"limit": number} for number in (-1, 1.5, 10**15 + 1, 2**63, float("inf"), float("nan"), "5", True, None)),
         {"scope": "class"},
         {"time_zone": "Mars/Olympus"},
+        {"window": "term"},
+        *(TERM | {"starts_ms": number} for number in (None, -1, 6, 7, 1.5, 2**63, True)),
+        *(TERM | {"ends_ms": number} for number in (None, 5, 4, 6.5, 2**63)),
+        {"starts_ms": 5, "ends_ms": 6},
+        {"window": "week", "ends_ms": 6},
+        *(ROLLING | {"rolling_ms": number} for number in (None, 0, -1, 1.5, 366 * 86_400_000 + 1, 2**63, True)),
+        {"rolling_ms": 1000},
+        ROLLING | {"metric": "concurrent_gpus"},
+        ROLLING | {"starts_ms": 5, "ends_ms": 6},
+        *(SHARE | {"limit": number} for number in (0, 101, 20.0, True)),
+        SHARE | {"scope": "class"},
+        SHARE | {"scope": "site"},
+        SHARE | {"gpu_type": "t4"},
+        SHARE | {"window": "week"},
+        SHARE | {"window": "rolling", "rolling_ms": 1000},
     ],
 )
 def test_a_limit_that_makes_no_sense_cannot_exist(changes: dict[str, Any]) -> None:
+    for good in ({}, ROLLING, TERM, SHARE, SHARE | TERM):
+        quota(**good)
     with pytest.raises(ValueError, match=r"limit|time zone"):
         quota(**changes)
 
