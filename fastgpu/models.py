@@ -30,6 +30,8 @@ GpuCount = Annotated[int, Field(strict=True, ge=1, le=1024)]
 Name = Annotated[str, Field(min_length=1, max_length=120), AfterValidator(_plain_text)]
 GpuTypeName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.\-]{0,62}$")]
 AccountId = Annotated[str, Field(pattern=r"^(class|person):.{1,200}$"), AfterValidator(_plain_text)]
+Audience = Annotated[str, Field(pattern=r"^((class|person):.{1,200}|new)$"), AfterValidator(_plain_text)]
+Reason = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_plain_text)]
 PromoCode = Annotated[str, Field(pattern=r"^[A-Za-z0-9\-]{1,64}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -110,41 +112,143 @@ class WeeklyWindow(Request):
 
 
 class PromotionSet(Request):
-    """A time-limited or conditional price change.
+    """A time-limited or conditional price change, or credit for those who redeem it.
 
-    Exactly one of ``percent_off`` (1–100) and ``fixed_per_gpu_hour_micros`` is given. An empty ``gpu_types`` means
-    all. ``audience`` names classes and people (``class:cs101``, ``person:alice``); empty means everyone.
+    Exactly one of ``percent_off`` (1–100), ``fixed_per_gpu_hour_micros``, ``free_gpu_seconds`` (the first so much GPU
+    time of each person is free) and ``credit_micros`` (granted to who redeems it; it expires ``credit_days`` later) is
+    given. An empty ``gpu_types`` means all. ``audience`` names classes and people (``class:cs101``, ``person:alice``)
+    or ``new`` (people who had not used a GPU before it started); empty means everyone. ``code`` is one code for all;
+    ``needs_code`` without it means that codes are made later. ``max_redemptions`` and ``max_per_person`` cap who takes
+    part, ``budget_micros`` what it may take off prices in all. ``stacks`` (a percentage only): applies on top of the
+    best other promotion. A ``draft`` is seen by those who may edit it, and changes no price.
     """
 
     name: Name
     percent_off: Annotated[int, Field(strict=True, ge=1, le=100)] | None = None
     fixed_per_gpu_hour_micros: Micros | None = None
+    free_gpu_seconds: Seconds | None = None
+    credit_micros: Annotated[int, Field(strict=True, ge=1, le=MAX_MICROS)] | None = None
+    credit_days: Annotated[int, Field(strict=True, ge=1, le=3660)] | None = None
     gpu_types: tuple[GpuTypeName, ...] = ()
-    audience: tuple[AccountId, ...] = ()
+    audience: tuple[Audience, ...] = ()
     code: PromoCode | None = None
-    starts_at: AwareDatetime
-    ends_at: AwareDatetime
-    weekly: tuple[WeeklyWindow, ...] = ()
-    time_zone: str = "UTC"
-
-
-class Promotion(Answer):
-    """A promotion as its caller sees it; ``eligible`` and ``why_not`` are about the caller, ``active`` about now."""
-
-    id: int
-    name: str
-    percent_off: int | None = None
-    fixed_per_gpu_hour_micros: int | None = None
-    gpu_types: tuple[str, ...] = ()
     needs_code: bool = False
     starts_at: AwareDatetime
     ends_at: AwareDatetime
     weekly: tuple[WeeklyWindow, ...] = ()
     time_zone: str = "UTC"
+    stacks: bool = False
+    max_redemptions: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] | None = None
+    max_per_person: Annotated[int, Field(strict=True, ge=1, le=1000)] = 1
+    budget_micros: Annotated[int, Field(strict=True, ge=1, le=MAX_MICROS)] | None = None
+    draft: bool = False
+
+
+PromotionState = Literal["draft", "scheduled", "live", "ended"]
+
+
+class Promotion(Answer):
+    """A promotion as its caller sees it; ``eligible`` and ``why_not`` are about the caller, ``active`` about now.
+
+    ``id`` stays the same through all versions; ``version_id`` is what charge lines name. ``changes_at`` is when it next
+    opens or closes. ``places_left``, ``budget_left_micros`` and ``free_left_seconds`` (the caller's) are None where
+    there is no such cap. ``editable``: the caller may change it.
+    """
+
+    id: int
+    version: int = 1
+    version_id: int = 0
+    name: str
+    state: PromotionState = "live"
+    percent_off: int | None = None
+    fixed_per_gpu_hour_micros: int | None = None
+    free_gpu_seconds: int | None = None
+    credit_micros: int | None = None
+    credit_days: int | None = None
+    gpu_types: tuple[str, ...] = ()
+    audience: tuple[str, ...] = ()
+    needs_code: bool = False
+    starts_at: AwareDatetime
+    ends_at: AwareDatetime
+    weekly: tuple[WeeklyWindow, ...] = ()
+    time_zone: str = "UTC"
+    stacks: bool = False
+    max_redemptions: int | None = None
+    max_per_person: int = 1
+    places_left: int | None = None
+    budget_micros: int | None = None
+    budget_left_micros: int | None = None
+    free_left_seconds: int | None = None
     active: bool = False
     changes_at: AwareDatetime | None = None
+    redeemed: bool = False
     eligible: bool = True
     why_not: Explanation | None = None
+    editable: bool = False
+
+
+class Redeem(Request):
+    """Take a place in a promotion: by its code, or by its id where it needs none. ``account`` gets credit, if any."""
+
+    code: PromoCode | None = None
+    promotion_id: Annotated[int, Field(strict=True, ge=1)] | None = None
+    account: AccountId | None = None
+
+
+class Redeemed(Answer):
+    """A place was taken. ``granted_micros`` is the credit it gave, to ``account``."""
+
+    promotion: Promotion
+    granted_micros: int = 0
+    account: str = ""
+
+
+class CodesSet(Request):
+    """Make ``count`` codes at random; each can be redeemed ``max_uses`` times (None: any number)."""
+
+    count: Annotated[int, Field(strict=True, ge=1, le=10_000)]
+    max_uses: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] | None = 1
+
+
+class PromotionCode(Answer):
+    """A code of a promotion, for those who may edit it."""
+
+    code: str
+    max_uses: int | None = None
+    uses: int = 0
+    created_at: AwareDatetime
+
+
+class PreviewSet(Request):
+    """What would this promotion have cost in ``[since, until)``?"""
+
+    promotion: PromotionSet
+    since: AwareDatetime
+    until: AwareDatetime
+
+
+class PreviewRow(Answer):
+    """One person in a preview."""
+
+    owner: str
+    charged_micros: int
+    would_be_micros: int
+    gpu_seconds: int
+
+
+class Preview(Answer):
+    """What settled lines of a period would have cost under a promotion. ``saved = charged - would_be``.
+
+    Use is taken as it was: that a lower price draws more use is not foreseen. Caps and budget are respected.
+    """
+
+    since: AwareDatetime
+    until: AwareDatetime
+    charged_micros: int
+    would_be_micros: int
+    saved_micros: int
+    rows: tuple[PreviewRow, ...] = ()
+    currency: str
 
 
 class QuotaScope(str, Enum):
@@ -157,18 +261,26 @@ class QuotaScope(str, Enum):
 
 
 class QuotaMetric(str, Enum):
-    """What a quota counts. Its unit: GPUs, GPU-seconds, or micro-units of money."""
+    """What a quota counts. Its unit: GPUs, GPU-seconds, micro-units of money, or percent.
+
+    ``credit_share_percent``: what a member of a class holds of what is left of the class's credit.
+    """
 
     concurrent_gpus = "concurrent_gpus"
     gpu_seconds = "gpu_seconds"
     spend_micros = "spend_micros"
+    credit_share_percent = "credit_share_percent"
 
 
-QuotaWindow = Literal["day", "week", "month", "always"]
+QuotaWindow = Literal["day", "week", "month", "term", "rolling", "always"]
 
 
 class QuotaSet(Request):
-    """A limit. ``name`` is the class (scopes class, member) or the person; empty for the site."""
+    """A limit. ``name`` is the class (scopes class, member) or the person; empty for the site.
+
+    A ``term`` counts from ``starts_at`` to ``ends_at`` and does not apply outside; ``rolling`` counts the last
+    ``rolling_seconds``. A ``soft`` limit warns and refuses nothing.
+    """
 
     scope: QuotaScope
     name: Annotated[str, Field(max_length=200), AfterValidator(_plain_text)] = ""
@@ -177,10 +289,25 @@ class QuotaSet(Request):
     window: QuotaWindow = "always"
     gpu_type: GpuTypeName | None = None
     time_zone: str = "UTC"
+    soft: bool = False
+    starts_at: AwareDatetime | None = None
+    ends_at: AwareDatetime | None = None
+    rolling_seconds: Seconds | None = None
+
+
+class ComesBack(Answer):
+    """So much of a limit's use comes back at that instant, in the metric's unit."""
+
+    at: AwareDatetime
+    amount: int
 
 
 class QuotaUse(Answer):
-    """One limit as it stands for its subject: ``used + reserved + left == limit`` (left never below 0)."""
+    """One limit as it stands for its subject: ``used + reserved + left == limit`` (left never below 0).
+
+    ``limit`` includes ``extra``, which was granted on request. ``resets_at`` is when all of it comes back,
+    ``comes_back`` what comes back step by step.
+    """
 
     quota_id: int
     label: str
@@ -189,29 +316,131 @@ class QuotaUse(Answer):
     metric: QuotaMetric
     window: QuotaWindow
     gpu_type: str | None = None
+    soft: bool = False
+    starts_at: AwareDatetime | None = None
+    ends_at: AwareDatetime | None = None
+    rolling_seconds: int | None = None
     limit: int
+    extra: int = 0
     used: int
     reserved: int
     left: int
     resets_at: AwareDatetime | None = None
+    comes_back: tuple[ComesBack, ...] = ()
 
 
 class GrantSet(Request):
-    """Credit given to an account."""
+    """Credit given to an account. Grants burn by ``priority`` (lower first), then expiry, then age.
+
+    Of what is left at ``expires_at``, ``rollover_percent`` rolls over, once, into a grant of the same length.
+    ``from_account``: the class whose credit it is taken from (a teacher's grant to a member); None: from the site.
+    """
 
     account: AccountId
     amount_micros: Annotated[int, Field(strict=True, ge=1, le=MAX_MICROS)]
     note: Annotated[str, Field(max_length=500), AfterValidator(_plain_text)] = ""
+    priority: Annotated[int, Field(strict=True, ge=1, le=255)] = 100
+    expires_at: AwareDatetime | None = None
+    rollover_percent: Annotated[int, Field(strict=True, ge=0, le=100)] = 0
+    from_account: AccountId | None = None
+
+
+class Grant(Answer):
+    """One grant as it stands: ``left_micros`` may still be spent, and expires at ``expires_at``."""
+
+    id: int
+    account: str
+    amount_micros: int
+    left_micros: int
+    priority: int
+    granted_at: AwareDatetime
+    expires_at: AwareDatetime | None = None
+    rollover_percent: int = 0
+    source: str = ""
+    note: str = ""
+    by: str = ""
 
 
 class Account(Answer):
-    """Who pays. ``left_micros = granted - spent - held`` and never falls below zero."""
+    """Who pays. ``left_micros = granted - spent - held - expired - given`` and never falls below zero.
+
+    ``given_micros`` went on to members as grants; ``expires_micros`` of what is left is gone at ``expires_at``, the
+    next expiry.
+    """
 
     id: str
     granted_micros: int = 0
     spent_micros: int = 0
     held_micros: int = 0
+    expired_micros: int = 0
+    given_micros: int = 0
     left_micros: int = 0
+    expires_at: AwareDatetime | None = None
+    expires_micros: int = 0
+
+
+class AskSet(Request):
+    """Ask for more of a limit (``quota_id``; the amount in its metric's unit) or of credit (micro-units)."""
+
+    quota_id: Annotated[int, Field(strict=True, ge=1)] | None = None
+    account: AccountId | None = None
+    amount: Annotated[int, Field(strict=True, ge=1, le=MAX_MICROS)]
+    reason: Reason
+
+
+class AskDecision(Request):
+    """The answer to a request for more. ``amount`` None: as asked. ``until``: how long it holds (a limit's default: to
+    the end of its window; credit: no end)."""
+
+    amount: Annotated[int, Field(strict=True, ge=1, le=MAX_MICROS)] | None = None
+    until: AwareDatetime | None = None
+    answer: Annotated[str, Field(max_length=500), AfterValidator(_plain_text)] = ""
+
+
+class Ask(Answer):
+    """A request for more, as both sides see it. ``label`` names the limit or account; ``decidable``: by the caller."""
+
+    id: int
+    owner: str
+    account: str
+    quota_id: int | None = None
+    metric: QuotaMetric = QuotaMetric.spend_micros
+    label: str
+    amount: int
+    reason: str
+    state: Literal["open", "approved", "declined", "withdrawn"]
+    asked_at: AwareDatetime
+    decided_at: AwareDatetime | None = None
+    decided_by: str = ""
+    answer: str = ""
+    decidable: bool = False
+    currency: str = ""
+
+
+class Notice(Answer):
+    """News for a person: a workload is ending (30, 10, 2 minutes before), was stopped, a limit warns, a price changed,
+    a request was answered."""
+
+    id: int
+    at: AwareDatetime
+    kind: Literal["ending", "stopped", "soft_limit", "price_changed", "answered"]
+    explanation: Explanation
+    workload_id: str | None = None
+    ends_at: AwareDatetime | None = None
+
+
+class RefundSet(Request):
+    """Give back what was charged for a lease: all of it, or the charge lines with these ids."""
+
+    reason: Reason
+    charge_ids: tuple[Annotated[int, Field(strict=True, ge=1)], ...] = Field(default=(), max_length=10_000)
+
+
+class Problem(Answer):
+    """Something that does not fit together and that no evidence repairs: for the administrator to look at."""
+
+    since: AwareDatetime
+    sentence: str
 
 
 # ---------------------------------------------------------------- quotes, ledger
@@ -246,6 +475,10 @@ class ChargeLine(Answer):
     price_id: int
     promotion_id: int | None = None
     promotion_name: str = ""
+    stacked_promotion_id: int | None = None
+    stacked_promotion_name: str = ""
+    charge_id: int | None = None
+    refunded: bool = False
 
 
 class Quote(Answer):
@@ -271,11 +504,15 @@ class Quote(Answer):
     refusal: Explanation | None = None
     wait_seconds: int | None = None
     quotas: tuple[QuotaUse, ...] = ()
+    warnings: tuple[Explanation, ...] = ()
     simulated: bool = False
 
 
 class Receipt(Answer):
-    """All lines of one lease. ``total_micros`` adds up the lines, ``ledger_micros`` what the ledger booked: equal."""
+    """All lines of one lease.
+
+    ``total_micros`` adds up the lines less those refunded, ``ledger_micros`` what the ledger booked: equal.
+    """
 
     lease_id: str
     workload_id: str
@@ -287,6 +524,7 @@ class Receipt(Answer):
     total_micros: int
     ledger_micros: int
     saved_micros: int = 0
+    refunded_micros: int = 0
     currency: str
     settled: bool
     simulated: bool = False
@@ -392,7 +630,8 @@ class LeaseStarted(Request):
 class Lease(Answer):
     """GPUs held by one workload from grant to release, with what it costs so far.
 
-    ``eta_start`` is when one that waits starts at the latest, as far as that is known.
+    ``eta_start`` is when one that waits starts at the latest, as far as that is known. ``ends_at`` is when one that
+    runs will be stopped, where that is known, and ``ending`` says why and what helps.
     """
 
     id: str
@@ -416,6 +655,8 @@ class Lease(Answer):
     cost_micros: int = 0
     held_micros: int = 0
     funded_until: AwareDatetime | None = None
+    ends_at: AwareDatetime | None = None
+    ending: Explanation | None = None
     promotion_name: str = ""
     currency: str
     simulated: bool = False
@@ -506,6 +747,8 @@ class Job(Answer):
     promotion_name: str = ""
     currency: str
     lease_id: str
+    ends_at: AwareDatetime | None = None
+    ending: Explanation | None = None
     explanation: Explanation | None = None
     log_bytes: int = 0
     simulated: bool = False
@@ -565,8 +808,10 @@ class InventoryGpu(Answer):
 
 
 class AuditLine(Answer):
-    """Who changed which rule, or stopped whom."""
+    """Who changed which rule, or stopped whom. ``sha256`` chains each entry to the one before."""
 
+    id: int = 0
+    sha256: str = ""
     at: AwareDatetime
     actor: str
     action: str
@@ -587,13 +832,16 @@ class Member(Answer):
 
 
 class ClassReport(Answer):
-    """A class as its teacher sees it."""
+    """A class as its teacher sees it. ``week_micros`` was charged to it in the last seven days, less refunds."""
 
     name: str
     account: Account
+    week_micros: int = 0
     members: tuple[Member, ...] = ()
     quotas: tuple[QuotaUse, ...] = ()
     promotions: tuple[Promotion, ...] = ()
+    grants: tuple[Grant, ...] = ()
+    asks: tuple[Ask, ...] = ()
     currency: str
 
 

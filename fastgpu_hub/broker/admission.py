@@ -2,35 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
+from fastgpu_hub.broker import funds
 from fastgpu_hub.broker.idempotency import Refusal
 from fastgpu_hub.broker.ports.store import UnitOfWork
-from fastgpu_hub.pricing import credits, metering, quotas
+from fastgpu_hub.broker.settings import Settings
+from fastgpu_hub.pricing import metering, promotions, quotas
 from fastgpu_hub.pricing.explain import Refused
 from fastgpu_hub.pricing.metering import Line
 from fastgpu_hub.pricing.money import format_money
 from fastgpu_hub.pricing.pricebook import PriceBook
-from fastgpu_hub.pricing.promotions import Customer, Promotion
-from fastgpu_hub.pricing.quotas import Quota, QuotaState
+from fastgpu_hub.pricing.promotions import NEW, NOTHING, Customer, Promotion, Standing
+from fastgpu_hub.pricing.quotas import Extra, Quota, QuotaState
+from fastgpu_hub.pricing.timeline import RateCard
 
 CONCURRENT = "concurrent_gpus"
-MINUTE_MS = 60_000
+SECOND_MS = 1000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Rules:
-    """The price book, promotions and quotas as they stand in one transaction."""
+    """The price book, the newest version of every promotion, limits and what was given beyond them."""
 
     book: PriceBook
     promotions: tuple[Promotion, ...]
     quotas: tuple[Quota, ...]
+    extras: tuple[Extra, ...] = ()
+    version: str = ""
 
     @classmethod
     def load(cls, uow: UnitOfWork) -> Rules:
-        """Read all three from the store."""
-        return cls(PriceBook(uow.prices()), tuple(uow.promotions()), tuple(uow.quotas()))
+        """As they stand in this transaction. Read again only after a change."""
+        global _latest
+        version = uow.rules_version()
+        known = _latest
+        if known is None or known.version != version or not version:
+            known = cls(
+                PriceBook(uow.prices()), tuple(uow.promotions()), tuple(uow.quotas()), tuple(uow.extras()), version
+            )
+            _latest = known
+        return known
+
+    def limits(self, customer: Customer, gpu_type: str | None, at_ms: int) -> list[Quota]:
+        """The limits a customer falls under, with what was given beyond them."""
+        return [
+            quotas.raised(quota, self.extras, customer, at_ms)
+            for quota in quotas.applicable(self.quotas, customer, gpu_type)
+        ]
+
+
+@lru_cache(maxsize=4)
+def rate_card(rules: Rules, time_zone: str) -> RateCard:
+    """All prices of these rules, prepared; lines are cut at the zone's midnights and changes of clock."""
+    return RateCard(rules.book, rules.promotions, time_zone=time_zone)
+
+
+# Each change has a version of its own, drawn at random, so that no two stores or attempts share one.
+_latest: Rules | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,102 +75,190 @@ class Wish:
     max_cost_micros: int | None = None
 
 
-def priced(rules: Rules, wish: Wish, from_ms: int, until_ms: int, *, starts: bool = True) -> tuple[Line, ...]:
-    """Lines of the interval at the prices to come. Raises Refusal (``no_price``, ``invalid_request``)."""
-    try:
-        return metering.price_interval(
-            rules.book,
-            rules.promotions,
-            quotas.applicable(rules.quotas, wish.customer, wish.gpu_type),
-            wish.customer,
-            wish.gpu_type,
-            wish.gpu_count,
-            from_ms,
-            until_ms,
-            promo_code=wish.promo_code,
-            starts=starts,
+def folded(code: str) -> str:
+    """A code as it is kept: capitals."""
+    return code.upper()
+
+
+def with_first_use(uow: UnitOfWork, rules: Rules, customer: Customer) -> Customer:
+    """The customer with their first use of a GPU, where a promotion for new people makes that matter."""
+    if not any(NEW in promotion.audience for promotion in rules.promotions):
+        return customer
+    return replace(customer, first_used_ms=uow.first_used_ms(customer.owner))
+
+
+def standings(uow: UnitOfWork, rules: Rules, owner: str, promo_code: str | None) -> dict[int, Standing]:
+    """How codes, places, budgets and free hours stand for a person, by promotion; those without any lack."""
+    capped = [p for p in rules.promotions if p.needs_redemption or p.has_allowance]
+    if not capped:
+        return {}
+    counts = uow.redemption_counts(owner) if any(p.needs_redemption for p in capped) else {}
+    code = uow.code(folded(promo_code)) if promo_code else None
+    usable = code is not None and (code.max_uses is None or code.uses < code.max_uses)
+    saved = uow.promotion_use([p.family for p in capped if p.budget_micros is not None])
+    freed = uow.promotion_use([p.family for p in capped if p.free_gpu_ms is not None], owner)
+    found = {}
+    for promotion in capped:
+        mine, everybody = counts.get(promotion.family, (0, 0))
+        found[promotion.family] = Standing(
+            code_given=usable and code is not None and code.family == promotion.family,
+            redeemed=mine,
+            redemptions=everybody,
+            saved_micros=saved[promotion.family].saved_micros if promotion.family in saved else 0,
+            free_gpu_ms=freed[promotion.family].gpu_ms if promotion.family in freed else 0,
         )
-    except metering.NoPrice:
-        known = ", ".join(rules.book.gpu_types()) or "none yet"
-        raise Refusal(
-            Refused(
-                "no_price",
-                f"There is no price for {wish.gpu_type!r}, so it cannot be leased.",
-                {"gpu_type": wish.gpu_type},
-                instead=f"Priced GPU types: {known}. An administrator sets prices.",
+    return found
+
+
+class Desired:
+    """A wish under the rules and the books of one transaction: what it costs, and what stands in its way.
+
+    What is read of the books is read once, so ask again in a new object after writing.
+    """
+
+    def __init__(self, uow: UnitOfWork, rules: Rules, wish: Wish, now_ms: int, settings: Settings) -> None:
+        self._uow, self._rules, self._now_ms, self._settings = uow, rules, now_ms, settings
+        self.wish = replace(wish, customer=with_first_use(uow, rules, wish.customer))
+        self.standings = standings(uow, rules, wish.customer.owner, wish.promo_code)
+        self._limits = rules.limits(wish.customer, wish.gpu_type, now_ms)
+        self._funds = funds.Funds(uow, wish.customer.account, now_ms, settings.time_zone)
+        self._states: dict[tuple[int, tuple[int | None, int | None]], QuotaState] = {}
+
+    def lines(self, from_ms: int, until_ms: int, *, starts: bool = True) -> tuple[Line, ...]:
+        """Lines of the interval at the prices to come. Raises Refusal (``no_price``, ``invalid_request``)."""
+        try:
+            return rate_card(self._rules, self._settings.time_zone).quote(
+                self.wish.customer,
+                self.wish.gpu_type,
+                self.wish.gpu_count,
+                from_ms,
+                until_ms,
+                quotas=self._limits,
+                standings=self.standings,
+                cuts=self._funds.edges,
+                starts=starts,
             )
-        ) from None
-    except ValueError as error:
-        raise Refusal(Refused("invalid_request", f"It cannot be priced: {error}.")) from None
+        except metering.NoPrice:
+            known = ", ".join(self._rules.book.gpu_types()) or "none yet"
+            raise Refusal(
+                Refused(
+                    "no_price",
+                    f"There is no price for {self.wish.gpu_type!r}, so it cannot be leased.",
+                    {"gpu_type": self.wish.gpu_type},
+                    instead=f"Priced GPU types: {known}. An administrator sets prices.",
+                )
+            ) from None
+        except ValueError as error:
+            raise Refusal(Refused("invalid_request", f"It cannot be priced: {error}.")) from None
+
+    def eligible(self, at_ms: int) -> list[Promotion]:
+        """The promotions whose prices the customer gets at an instant."""
+        return [
+            promotion
+            for promotion in self._rules.promotions
+            if promotions.why_not(
+                promotion,
+                self.wish.customer,
+                self.standings.get(promotion.family, NOTHING),
+                gpu_type=self.wish.gpu_type,
+                at_ms=at_ms,
+            )
+            is None
+        ]
+
+    def refusal(self, lines: Sequence[Line]) -> Refused | None:
+        """What forbids holding these lines now: a limit, the caller's own cap, lack of credit; None when nothing."""
+        for quota, refused in self._over(lines):
+            if not quota.soft:
+                return refused
+        total = metering.total_micros(lines)
+        currency, most = self._settings.currency, self.wish.max_cost_micros
+        if most is not None and total > most:
+            return Refused(
+                "max_cost",
+                f"It may cost up to {format_money(total, currency)}, more than your limit of "
+                f"{format_money(most, currency)}.",
+                {"max_cost_micros": most, "needed_micros": total},
+                instead="Raise the limit, shorten the time, or take a cheaper GPU.",
+            )
+        return self._funds.refusal(lines, currency)
+
+    def warnings(self, lines: Sequence[Line]) -> list[Refused]:
+        """Which soft limits these lines would pass."""
+        return [refused for quota, refused in self._over(lines) if quota.soft]
+
+    def _over(self, lines: Sequence[Line]) -> Iterator[tuple[Quota, Refused]]:
+        currency = self._settings.currency
+        for quota in self._limits:
+            for window, amount in quotas.wanted_per_window(quota, lines).items():
+                state = self._state(quota, window)
+                if amount > state.left and (refused := quotas.check(state, amount, currency=currency)):
+                    yield quota, refused
+
+    def _state(self, quota: Quota, window: tuple[int | None, int | None]) -> QuotaState:
+        key = quota.id, window
+        if key not in self._states:
+            if quota.metric == CONCURRENT:  # how many run at once the scheduler counts; what never fits need not wait
+                self._states[key] = QuotaState(quota, 0, 0)
+            else:
+                self._states[key] = window_state(self._uow, quota, self.wish.customer, window, self._now_ms)
+        return self._states[key]
+
+    def affordable(self, lines: tuple[Line, ...], from_ms: int) -> tuple[tuple[Line, ...], Refused | None]:
+        """As much of the lines as can be held, to the second after ``from_ms``, and what forbids more."""
+        until_ms = max((line.until_ms for line in lines), default=from_ms)
+
+        def refused_until(instant_ms: int) -> Refused | None:
+            return self.refusal(metering.charge(lines, instant_ms)[0])
+
+        if (refused := self.refusal(lines)) is None:
+            return lines, None
+        if (least := refused_until(from_ms + SECOND_MS)) is not None:
+            return (), least
+        good, bad = 1, -(-(until_ms - from_ms) // SECOND_MS)
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            if (found := refused_until(from_ms + middle * SECOND_MS)) is None:
+                good = middle
+            else:
+                bad, refused = middle, found
+        return metering.charge(lines, from_ms + good * SECOND_MS)[0], refused
 
 
 def window_state(
-    uow: UnitOfWork, quota: Quota, customer: Customer, window: tuple[int | None, int | None]
+    uow: UnitOfWork, quota: Quota, customer: Customer, window: tuple[int | None, int | None], now_ms: int
 ) -> QuotaState:
-    """A money or GPU-time quota as it stands in one of its windows."""
+    """A limit on money, GPU time or a share as it stands in one of its windows."""
     scope = quotas.scope_of(quota, customer)
+    if quota.metric == quotas.CREDIT_SHARE:
+        left_micros = funds.balance(uow, f"class:{quota.name}", now_ms).left_micros
+        return quotas.share_state(quota, left_micros, uow.held(scope).amount_micros)
+    if quota.window == "rolling":
+        lines = uow.lines_ending_after(scope, now_ms - (quota.rolling_ms or 0))
+        return quotas.rolling_state(quota, lines, uow.held(scope), now_ms)
     return quotas.state_of(quota, uow.charged(scope, *window), uow.held(scope, *window), window[1])
 
 
-def balance(uow: UnitOfWork, account: str) -> credits.Balance:
-    """Credit of an account: granted, spent, held."""
-    scope = quotas.Scope(account=account)
-    return credits.Balance(uow.granted(account), uow.charged(scope).amount_micros, uow.held(scope).amount_micros)
+def state_now(
+    uow: UnitOfWork, quota: Quota, customer: Customer, now_ms: int, held_per_key: Mapping[str, int]
+) -> QuotaState:
+    """Any limit as it stands now."""
+    if quota.metric == CONCURRENT:
+        return QuotaState(quota, held_per_key.get(quotas.limit_key(quota, customer), 0), 0)
+    window = quotas.window_at(quota, now_ms)
+    return QuotaState(quota, 0, 0) if window is None else window_state(uow, quota, customer, window, now_ms)
 
 
-def refusal(uow: UnitOfWork, rules: Rules, wish: Wish, lines: Sequence[Line], currency: str) -> Refused | None:
-    """What forbids holding these lines now: a quota, lack of credit, the caller's own cap; None when nothing does."""
-    for quota in quotas.applicable(rules.quotas, wish.customer, wish.gpu_type):
-        if quota.metric == CONCURRENT:
-            if wish.gpu_count > quota.limit:
-                return quotas.check(QuotaState(quota, 0, 0, None), wish.gpu_count, currency=currency)
-            continue
-        for window, wanted in quotas.wanted_per_window(quota, lines).items():
-            if refused := quotas.check(window_state(uow, quota, wish.customer, window), wanted, currency=currency):
-                return refused
-    total = metering.total_micros(lines)
-    if wish.max_cost_micros is not None and total > wish.max_cost_micros:
-        return Refused(
-            "max_cost",
-            f"It may cost up to {format_money(total, currency)}, more than your limit of "
-            f"{format_money(wish.max_cost_micros, currency)}.",
-            {"max_cost_micros": wish.max_cost_micros, "needed_micros": total},
-            instead="Raise the limit, shorten the time, or take a cheaper GPU.",
-        )
-    return credits.check(wish.customer.account, balance(uow, wish.customer.account), total, currency=currency)
+def concurrent_limits(rules: Rules, customer: Customer, gpu_type: str, now_ms: int) -> tuple[tuple[str, int], ...]:
+    """The concurrent-GPU limits a request falls under, as the scheduler counts them.
 
-
-def affordable_until(
-    uow: UnitOfWork, rules: Rules, wish: Wish, from_ms: int, until_ms: int, currency: str, *, starts: bool
-) -> int | Refused:
-    """The latest instant, in whole minutes after ``from_ms``, up to which the wish can be held, or why not one."""
-
-    def refused_until(instant_ms: int) -> Refused | None:
-        return refusal(uow, rules, wish, priced(rules, wish, from_ms, instant_ms, starts=starts), currency)
-
-    if refused_until(until_ms) is None:
-        return until_ms
-    if refused := refused_until(from_ms + MINUTE_MS):
-        return refused
-    good, bad = 1, (until_ms - from_ms) // MINUTE_MS + 1
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        if refused_until(from_ms + middle * MINUTE_MS) is None:
-            good = middle
-        else:
-            bad = middle
-    return from_ms + good * MINUTE_MS
-
-
-def concurrent_limits(rules: Rules, customer: Customer, gpu_type: str) -> tuple[tuple[str, int], ...]:
-    """The concurrent-GPU limits a request falls under, as the scheduler counts them."""
+    One that refuses nothing now, for it is soft or its term does not apply, is counted and never reached.
+    """
     return tuple(
-        (quotas.limit_key(quota, customer), quota.limit)
-        for quota in quotas.applicable(rules.quotas, customer, gpu_type)
+        (
+            quotas.limit_key(quota, customer),
+            quotas.MAX_LIMIT if quota.soft or quotas.window_at(quota, now_ms) is None else quota.limit,
+        )
+        for quota in rules.limits(customer, gpu_type, now_ms)
         if quota.metric == CONCURRENT
     )
-
-
-def concurrent_state(quota: Quota, customer: Customer, held_per_key: Mapping[str, int]) -> QuotaState:
-    """A concurrent-GPU quota as it stands now."""
-    return QuotaState(quota, held_per_key.get(quotas.limit_key(quota, customer), 0), 0, None)

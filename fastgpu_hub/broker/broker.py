@@ -10,16 +10,18 @@ from fastgpu import models
 from fastgpu_hub.broker import lifecycle, reports, rules, views
 from fastgpu_hub.broker.actors import Actor, can_be_stored, not_allowed, not_found
 from fastgpu_hub.broker.admission import Rules
-from fastgpu_hub.broker.desk import Desk, M
+from fastgpu_hub.broker.desk import M
 from fastgpu_hub.broker.idempotency import IdempotencyClaim, Refusal
 from fastgpu_hub.broker.jobs_input import check_job_input
 from fastgpu_hub.broker.lifecycle import ACTIVE
+from fastgpu_hub.broker.news import Stream
+from fastgpu_hub.broker.office import Office
 from fastgpu_hub.broker.ports.records import Workload
 from fastgpu_hub.broker.ports.store import UnitOfWork
 from fastgpu_hub.pricing.explain import Refused
 
 
-class Broker(Desk):
+class Broker(Office):
     """Coordinates: prices the wish, checks every quota, holds the money, queues, grants, follows, charges, explains.
 
     Refusals come back as ``Refused`` values; ``StoreUnavailable`` and ``HubUnavailable`` are raised.
@@ -37,6 +39,19 @@ class Broker(Desk):
         """Return when something about a workload changed, or the time is up."""
         await self.runtime.wait_changed(workload_id, timeout_seconds)
 
+    # ------------------------------------------------------------ news
+    async def notices(self, actor: Actor, after: int = 0, limit: int = 100) -> list[models.Notice]:
+        """The caller's notices after one, oldest first; the latest ``limit`` of them."""
+        return list(await self.runtime.news.read(actor.name, after, limit))
+
+    def events(self, actor: Actor, after: int | None = None) -> Stream | Refused:
+        """A stream of the caller's notices after one, or from now on: ``with stream: async for told in stream``."""
+        return self.runtime.news.stream(actor.name, after)
+
+    async def end_streams(self) -> None:
+        """End every stream of notices, before the service stops listening."""
+        await self.runtime.news.close()
+
     # ------------------------------------------------------------ jobs
     async def submit_job(
         self, actor: Actor, request: models.JobSubmit, *, key: IdempotencyClaim | None = None
@@ -49,6 +64,7 @@ class Broker(Desk):
             check_job_input(request.kind, request.argv, request.environment, [entry.path for entry in request.inputs])
             or self._missing_blobs(request)
             or reports.capacity_refusal(state, request.gpu_type, request.gpu_count)
+            or await self._try_code(actor.name, actor.classes, request.promo_code)
         )
         if refused:
             return refused
@@ -167,7 +183,7 @@ class Broker(Desk):
             if workload.state == "queued":
                 lifecycle.finish(uow, job_id, now_ms, "cancelled", self.settings, reason=reason)
             elif workload.state in ("granted", "running"):
-                lifecycle.order_stop(uow, job_id, now_ms, reason)
+                lifecycle.order_stop(uow, job_id, now_ms, reason, own_wish=workload.owner == actor.name)
             if workload.state != "ended" and workload.owner != actor.name:
                 rules.audit_stop(uow, actor, workload, now_ms)
             stop.append(uow.workload(job_id) or workload)
@@ -244,7 +260,10 @@ class Broker(Desk):
         if isinstance(person, Refused):
             return person
         name, classes = person
-        if refused := reports.capacity_refusal(self.runtime.view, request.gpu_type, request.gpu_count):
+        refused = reports.capacity_refusal(
+            self.runtime.view, request.gpu_type, request.gpu_count
+        ) or await self._try_code(name, classes, request.promo_code)
+        if refused:
             return refused
         admitted: list[tuple[Workload, Rules]] = []
 

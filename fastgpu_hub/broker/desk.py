@@ -1,25 +1,33 @@
-"""What people look at, and what teachers and administrators set: the half of the broker that moves no workload."""
+"""What people look at: the part of the broker that changes nothing."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Literal, TypeVar
+from weakref import WeakValueDictionary
 
 from pydantic import BaseModel
 
 from fastgpu import models
-from fastgpu_hub.broker import reports, rules, views
+from fastgpu_hub.broker import promotion_rules, reports, rule_views, views
 from fastgpu_hub.broker.actors import Actor, accounts_of, can_be_stored, not_allowed, not_found
 from fastgpu_hub.broker.admission import Rules, Wish
+from fastgpu_hub.broker.guesses import Guesses
+from fastgpu_hub.broker.held import GpusHeld, gpus_held
 from fastgpu_hub.broker.idempotency import IdempotencyClaim, Refusal, once
-from fastgpu_hub.broker.lifecycle import ACTIVE, LIVE, Settings
+from fastgpu_hub.broker.lifecycle import ACTIVE, LIVE
 from fastgpu_hub.broker.ports.records import Workload
 from fastgpu_hub.broker.ports.store import Store, UnitOfWork
 from fastgpu_hub.broker.ports.world import Clock, Engine, GpuDevice, GpuProbe, HubApi
+from fastgpu_hub.broker.rights import Rights
+from fastgpu_hub.broker.rules import own_customer
 from fastgpu_hub.broker.runtime import Runtime
+from fastgpu_hub.broker.settings import Settings
 from fastgpu_hub.broker.views import Live
+from fastgpu_hub.broker.watch import Checked
 from fastgpu_hub.pricing.explain import Refused
 from fastgpu_hub.pricing.ledger import REVENUE, balances
 from fastgpu_hub.pricing.promotions import Customer
@@ -32,7 +40,7 @@ PROBE_PATIENCE_SECONDS = 0.5
 
 
 class Desk:
-    """The broker's information and rules desk: what people look at, and what teachers and administrators set."""
+    """The broker's information desk: what people look at."""
 
     def __init__(
         self, store: Store, engine: Engine, probe: GpuProbe, hub: HubApi, clock: Clock, settings: Settings | None = None
@@ -40,6 +48,10 @@ class Desk:
         self.settings = settings or Settings()
         self.store, self.engine, self.hub, self.clock = store, engine, hub, clock
         self._known_queue: Overview | None = None
+        self._known_held: GpusHeld | None = None
+        self.guesses = Guesses()
+        self._rights = Rights()
+        self._trying: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.runtime = Runtime(store, engine, probe, hub, clock, self.settings)
 
     # ------------------------------------------------------------ helpers
@@ -79,7 +91,15 @@ class Desk:
             queue.starts_ms if queue else {},
             {job_id: value for job_id, value in progress.items() if value is not None},
             {w.id: self.engine.log_size(w.id) for w in workloads if w.kind == "job"},
+            self._gpus_held(),
         )
+
+    def _gpus_held(self) -> GpusHeld:
+        """GPUs held under each limit; when they come back is at most a second old."""
+        state, now_ms, known = self.runtime.view, self.clock.now_ms(), self._known_held
+        if known is None or known.state is not state or now_ms - known.at_ms >= 1000:
+            known = self._known_held = gpus_held(state, self.runtime.ends_ms, now_ms)
+        return known
 
     def _wait_ms(self, gpu_type: str) -> int | None:
         """How long one more GPU of a type would be waited for at most; None when that is unknown."""
@@ -118,6 +138,31 @@ class Desk:
         user = await self.hub.user(owner)
         return (user.name, user.classes) if user is not None else not_found("person", owner)
 
+    # ------------------------------------------------------------ codes
+    async def _try_code(self, name: str, classes: tuple[str, ...], code: str | None) -> Refused | None:
+        """Why a person may not use a code, or try one at all now. A wrong one is counted.
+
+        One try of a person at a time, so that no number of simultaneous tries gets past the count.
+        """
+        if code is None:
+            return None
+        lock = self._trying.setdefault(name, asyncio.Lock())
+        async with lock:
+            if refused := self.guesses.refusal(name, self.clock.now_ms()):
+                return refused
+            customer = Customer(name, f"person:{name}", classes)
+            if can_be_stored(code) and await self.store.read(
+                lambda uow: promotion_rules.knows_code(uow, customer, code)
+            ):
+                return None
+            self.guesses.wrong(name, self.clock.now_ms())
+            return promotion_rules.wrong_code(code)
+
+    @staticmethod
+    def _too_many(refused: Refused | None) -> Refused | None:
+        """Where a wrong code is no reason to answer nothing: only too many of them are."""
+        return refused if refused is not None and refused.code == "too_many_guesses" else None
+
     # ------------------------------------------------------------ looking
     async def me(self, actor: Actor) -> models.Me:
         """Who the caller is."""
@@ -148,28 +193,15 @@ class Desk:
                 gpus=tuple(views.gpu_use(devices[u], samples[u]) for u in mine if u in samples and u in devices),
                 jobs=tuple(views.job(uow, job, live, names) for job in jobs),
                 quotas=self._quotas(uow, actor.name, actor.classes, live.now_ms),
-                accounts=tuple(rules.account(uow, account) for account in actor.accounts),
-                promotions=self._promotions(uow, rules.own_customer(actor), None, live.now_ms),
+                accounts=tuple(rule_views.account(uow, account, live.now_ms) for account in actor.accounts),
+                promotions=rule_views.own_promotions(uow, actor, own_customer(actor), None, live.now_ms),
             )
 
         return await self.store.read(look)
 
     def _quotas(self, uow: UnitOfWork, name: str, classes: tuple[str, ...], now_ms: int) -> tuple[models.QuotaUse, ...]:
-        held = self.runtime.view.held_per_key
-        found: dict[int, models.QuotaUse] = {}
-        for account in accounts_of(name, classes):
-            for use in rules.applicable_quotas(
-                uow, Customer(name, account, classes), now_ms, held, self.settings.currency
-            ):
-                found.setdefault(use.quota_id, use)
-        return tuple(found.values())
-
-    @staticmethod
-    def _promotions(
-        uow: UnitOfWork, customer: Customer, promo_code: str | None, now_ms: int
-    ) -> tuple[models.Promotion, ...]:
-        current = [p for p in uow.promotions() if p.ends_ms > now_ms]
-        return tuple(views.promotion(p, customer, now_ms, promo_code=promo_code) for p in current)
+        customers = [Customer(name, account, classes) for account in accounts_of(name, classes)]
+        return rule_views.own_quotas(uow, customers, now_ms, self._gpus_held(), self.settings.currency)
 
     async def options(
         self, actor: Actor, owner: str, account: str | None = None, promo_code: str | None = None
@@ -179,6 +211,10 @@ class Desk:
         if isinstance(person, Refused):
             return person
         name, classes = person
+        wrong = await self._try_code(name, classes, promo_code)
+        if refused := self._too_many(wrong):
+            return refused
+        code = None if wrong else promo_code
 
         def look(uow: UnitOfWork) -> models.Options:
             customer, live = self._customer(name, classes, account), self._live()
@@ -191,47 +227,58 @@ class Desk:
                     reports.offer(
                         uow,
                         book,
-                        Wish(customer, gpu_type, 1, promo_code),
+                        Wish(customer, gpu_type, 1, code),
                         state,
                         reports.type_info(self.runtime.gpus.devices.values(), gpu_type),
                         self._wait_ms(gpu_type),
                         live,
+                        self.settings,
                     )
                     for gpu_type in state.inventory.gpu_types()
                 ),
-                accounts=tuple(rules.account(uow, each) for each in accounts_of(name, classes)),
+                accounts=tuple(rule_views.account(uow, each, live.now_ms) for each in accounts_of(name, classes)),
                 quotas=self._quotas(uow, name, classes, live.now_ms),
-                promotions=self._promotions(uow, customer, promo_code, live.now_ms),
+                promotions=rule_views.own_promotions(uow, actor, customer, code, live.now_ms),
             )
 
         return await self._read(look)
 
     async def quote(self, actor: Actor, request: models.QuoteRequest) -> models.Quote | Refused:
         """What a request would cost and whether it would be admitted."""
+        wrong = await self._try_code(actor.name, actor.classes, request.promo_code)
+        if refused := self._too_many(wrong):
+            return refused
+        code = None if wrong else request.promo_code
 
         def look(uow: UnitOfWork) -> models.Quote:
             live = self._live()
             customer = self._customer(actor.name, actor.classes, request.account)
-            wish = Wish(customer, request.gpu_type, request.gpu_count, request.promo_code)
+            wish = Wish(customer, request.gpu_type, request.gpu_count, code)
             from_ms = live.now_ms if request.starts_at is None else views.milliseconds(request.starts_at)
             info = reports.type_info(self.runtime.gpus.devices.values(), request.gpu_type)
             duration_ms = request.duration_seconds * 1000
             wait_ms = self._wait_ms(request.gpu_type)
-            return reports.quote(uow, wish, from_ms, duration_ms, self.runtime.view, info.simulated, wait_ms, live)
+            state = self.runtime.view
+            return reports.quote(uow, wish, from_ms, duration_ms, state, info.simulated, wait_ms, live, self.settings)
 
-        return await self._read(look)
+        found = await self._read(look)
+        if wrong is None or isinstance(found, Refused) or not found.allowed:
+            return found
+        return found.model_copy(update={"allowed": False, "refusal": views.explanation(wrong)})
 
     # ------------------------------------------------------------ money
     async def receipt(self, actor: Actor, lease_id: str) -> models.Receipt | Refused:
         """All settled lines of a lease, with what the ledger booked for it."""
 
         def look(uow: UnitOfWork) -> models.Receipt:
-            workload = self._visible(uow, actor, lease_id)
-            charges = uow.transfers(workload_id=lease_id, kind="charge")
-            booked = balances(uow.transfers(workload_id=lease_id)).get(REVENUE, 0)
-            return views.receipt(workload, charges, booked, uow.promotion_names(), self.settings.currency)
+            return self._receipt(uow, self._visible(uow, actor, lease_id))
 
         return await self._read(look)
+
+    def _receipt(self, uow: UnitOfWork, workload: Workload) -> models.Receipt:
+        booked = uow.transfers(workload_id=workload.id)
+        revenue = balances(booked).get(REVENUE, 0)
+        return views.receipt(workload, booked, revenue, uow.promotion_names(), self.settings.currency)
 
     async def why(self, actor: Actor, workload_id: str) -> models.Why | Refused:
         """Why a job or lease is where it is, and how it came there."""
@@ -248,90 +295,6 @@ class Desk:
         """Settled cost, grouped, plus what runs."""
         return await self.store.read(lambda uow: reports.costs(uow, actor, since, by, self._live(), self.settings))
 
-    # ------------------------------------------------------------ rules
-    async def promotions(self, actor: Actor, promo_code: str | None = None) -> list[models.Promotion]:
-        """Promotions that are not over, as the caller may use them."""
-        now_ms = self.clock.now_ms()
-        customer = rules.own_customer(actor)
-        return list(await self.store.read(lambda uow: self._promotions(uow, customer, promo_code, now_ms)))
-
-    async def quotas(self, actor: Actor) -> list[models.QuotaUse]:
-        """Every limit the caller falls under; all of those they run classes of, and for administrators all there are.
-
-        A limit on each member or person stands there as it is for the caller, else as it is unused.
-        """
-        now_ms, held, currency = self.clock.now_ms(), self.runtime.view.held_per_key, self.settings.currency
-
-        def look(uow: UnitOfWork) -> list[models.QuotaUse]:
-            found = {use.quota_id: use for use in self._quotas(uow, actor.name, actor.classes, now_ms)}
-            for quota in uow.quotas():
-                if quota.id not in found and rules.may_see(actor, quota):
-                    nobody = Customer("", f"class:{quota.name}", ())
-                    found[quota.id] = rules.quota_use(uow, quota, nobody, now_ms, held, currency)
-            return list(found.values())
-
-        return await self.store.read(look)
-
-    async def prices(self, actor: Actor) -> list[models.Price]:
-        """All price versions."""
-        return await self.store.read(lambda uow: [views.price(version) for version in uow.prices()])
-
-    async def _rule(
-        self, actor: Actor, key: IdempotencyClaim | None, model: type[M], work: Callable[[UnitOfWork, int], M]
-    ) -> M | Refused:
-        answer = await self._write(actor, key, model, lambda uow: work(uow, self.clock.now_ms()))
-        if not isinstance(answer, Refused):
-            await self.runtime.rules_changed()
-        return answer
-
-    async def set_price(
-        self, actor: Actor, request: models.PriceSet, *, key: IdempotencyClaim | None = None
-    ) -> models.Price | Refused:
-        """A new price version."""
-        return await self._rule(actor, key, models.Price, lambda uow, now: rules.set_price(uow, actor, request, now))
-
-    async def add_promotion(
-        self, actor: Actor, request: models.PromotionSet, *, key: IdempotencyClaim | None = None
-    ) -> models.Promotion | Refused:
-        """A new promotion."""
-        return await self._rule(
-            actor, key, models.Promotion, lambda uow, now: rules.add_promotion(uow, actor, request, now)
-        )
-
-    async def end_promotion(
-        self, actor: Actor, promotion_id: int, *, key: IdempotencyClaim | None = None
-    ) -> models.Promotion | Refused:
-        """End a promotion now."""
-        return await self._rule(
-            actor, key, models.Promotion, lambda uow, now: rules.end_promotion(uow, actor, promotion_id, now)
-        )
-
-    async def add_quota(
-        self, actor: Actor, request: models.QuotaSet, *, key: IdempotencyClaim | None = None
-    ) -> models.QuotaUse | Refused:
-        """Set a limit."""
-
-        def set_limit(uow: UnitOfWork, now_ms: int) -> models.QuotaUse:
-            return rules.add_quota(uow, actor, request, now_ms, self.settings.currency)
-
-        return await self._rule(actor, key, models.QuotaUse, set_limit)
-
-    async def remove_quota(self, actor: Actor, quota_id: int) -> Refused | None:
-        """Lift a limit."""
-        now_ms = self.clock.now_ms()
-        try:
-            await self.store.write(lambda uow: rules.remove_quota(uow, actor, quota_id, now_ms, self.settings.currency))
-        except Refusal as error:
-            return error.refused
-        await self.runtime.rules_changed()
-        return None
-
-    async def grant(
-        self, actor: Actor, request: models.GrantSet, *, key: IdempotencyClaim | None = None
-    ) -> models.Account | Refused:
-        """Give credit."""
-        return await self._rule(actor, key, models.Account, lambda uow, now: rules.grant(uow, actor, request, now))
-
     # ------------------------------------------------------------ classes, administration
     async def class_report(self, actor: Actor, name: str) -> models.ClassReport | Refused:
         """A class as its teacher sees it."""
@@ -340,8 +303,7 @@ class Desk:
         members = await self.hub.class_members(name)
         if members is None:
             return not_found("class", name)
-        held = self.runtime.view.held_per_key
-        return await self.store.read(lambda uow: reports.class_report(uow, name, members, self._live(), held))
+        return await self.store.read(lambda uow: reports.class_report(uow, actor, name, members, self._live()))
 
     async def inventory(self, actor: Actor) -> list[models.InventoryGpu] | Refused:
         """Every device: free, leased (to whom) or fenced (why)."""
@@ -362,11 +324,35 @@ class Desk:
 
         return [row(device) for device in self.runtime.gpus.devices.values()]
 
-    async def audit(self, actor: Actor, limit: int = 100) -> list[models.AuditLine] | Refused:
-        """Who changed what, newest first."""
+    async def audit(
+        self, actor: Actor, limit: int = 100, before_id: int | None = None, by: str = "", subject: str = ""
+    ) -> list[models.AuditLine] | Refused:
+        """Who changed what, newest first: before an entry, by one person, to what has a text in its name."""
         if not actor.admin:
             return not_allowed("Only an administrator reads the audit.")
-        return await self.store.read(lambda uow: [views.audit_line(entry) for entry in uow.audit(limit)])
+        if not (can_be_stored(by) and can_be_stored(subject)):
+            return []
+
+        def look(uow: UnitOfWork) -> list[models.AuditLine]:
+            found = uow.audit(limit, before_id=before_id, actor=by, subject=subject)
+            return [views.audit_line(entry) for entry in found]
+
+        return await self.store.read(look)
+
+    async def signed_in(self, actor: Actor) -> None:
+        """Somebody came through the hub's sign-in, with all the rights they have: note when these have changed."""
+        await self._rights.see(self.store, actor, self.clock.now_ms())
+
+    async def problems(self, actor: Actor) -> list[models.Problem] | Refused:
+        """What does not fit together, oldest first, as the latest check found it."""
+        if not actor.admin:
+            return not_allowed("Only an administrator sees what does not fit together.")
+        found = sorted(self.runtime.watch.problems, key=lambda problem: problem.since_ms)
+        return [models.Problem(since=views.at(problem.since_ms), sentence=str(problem.fault)) for problem in found]
+
+    def checked(self) -> Checked:
+        """When the books were checked last, and how far the audit's chain holds."""
+        return self.runtime.watch.checked()
 
     async def metrics_snapshot(self) -> dict[str, float]:
         """Gauges for the metrics page."""
@@ -381,5 +367,5 @@ class Desk:
             "gpus_fenced": fenced,
             "gpus_free": len(state.inventory.devices) - leased - fenced,
             "held_micros": sum(line.amount_micros for hold in holds for line in hold.lines),
-            "consistency_problems": len(self.runtime.problems),
+            **self.runtime.watch.gauges(),
         }

@@ -1,4 +1,4 @@
-"""A workload's life, one transaction per step: request, grant, start, settle, renew, finish.
+"""A workload's life, one transaction per step: request, grant, start, settle, stop, finish. ``funding`` extends it.
 
 A hold's lines are the charges to come. Admission prices the interval once; metering moves lines, cut at the present,
 from the hold into the ledger. So spend plus holds never grows after admission, and a lease keeps its price.
@@ -6,15 +6,17 @@ from the hold into the ledger. So spend plus holds never grows after admission, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from fastgpu_hub.broker.admission import MINUTE_MS, Rules, Wish, affordable_until, priced, refusal
+from fastgpu_hub.broker import promotion_rules
+from fastgpu_hub.broker.admission import Desired, Rules, Wish
 from fastgpu_hub.broker.idempotency import Refusal
-from fastgpu_hub.broker.ports.records import Hold, Workload, WorkloadEvent
+from fastgpu_hub.broker.ports.records import Hold, Notice, Workload, WorkloadEvent
 from fastgpu_hub.broker.ports.store import UnitOfWork
+from fastgpu_hub.broker.settings import Settings
 from fastgpu_hub.pricing import metering
-from fastgpu_hub.pricing.explain import Explained, Refused
+from fastgpu_hub.pricing.explain import Explained
 from fastgpu_hub.pricing.ledger import charge_transfers
 from fastgpu_hub.pricing.metering import Line
 from fastgpu_hub.pricing.money import format_money
@@ -22,17 +24,6 @@ from fastgpu_hub.pricing.promotions import Customer
 
 LIVE = ("granted", "running", "stopping")
 ACTIVE = ("queued", *LIVE)
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the administrator chose. ``server_horizon_ms`` is how far ahead an open-ended server's money is held."""
-
-    currency: str = "credits"
-    time_zone: str = "UTC"
-    server_horizon_ms: int = 30 * MINUTE_MS
-    stop_grace_seconds: float = 10.0
-    reconcile_interval_ms: int = 15_000
 
 
 class Stale(Exception):
@@ -56,23 +47,33 @@ def note(uow: UnitOfWork, workload_id: str, at_ms: int, kind: str, **detail: Any
     uow.add_event(WorkloadEvent(workload_id, at_ms, kind, detail))
 
 
-def _span(uow: UnitOfWork, rules: Rules, workload: Workload, from_ms: int, settings: Settings) -> tuple[Line, ...]:
+def tell(
+    uow: UnitOfWork, workload: Workload, now_ms: int, kind: str, explained: Explained, ends_ms: int | None = None
+) -> None:
+    """Leave its owner a notice."""
+    uow.add_notice(Notice(0, workload.owner, now_ms, kind, explained, workload.id, ends_ms))
+
+
+def desired(uow: UnitOfWork, workload: Workload, now_ms: int, settings: Settings) -> Desired:
+    """What the workload asks for, under the rules and books of now."""
+    return Desired(uow, Rules.load(uow), wish_of(workload), now_ms, settings)
+
+
+def _span(wanted: Desired, workload: Workload, from_ms: int, settings: Settings) -> tuple[Line, ...]:
     """Lines to hold from an instant on: the time limit, or what can be paid of the horizon. Raises Refusal."""
-    wish = wish_of(workload)
     if workload.time_limit_ms is not None:
-        lines = priced(rules, wish, from_ms, from_ms + workload.time_limit_ms)
-        if refused := refusal(uow, rules, wish, lines, settings.currency):
+        lines = wanted.lines(from_ms, from_ms + workload.time_limit_ms)
+        if refused := wanted.refusal(lines):
             raise Refusal(refused)
         return lines
-    until = affordable_until(
-        uow, rules, wish, from_ms, from_ms + settings.server_horizon_ms, settings.currency, starts=True
-    )
-    if isinstance(until, Refused):
-        raise Refusal(until)
-    return priced(rules, wish, from_ms, until)
+    lines, refused = wanted.affordable(wanted.lines(from_ms, from_ms + settings.server_horizon_ms), from_ms)
+    if refused and not lines:
+        raise Refusal(refused)
+    return lines
 
 
-def _until(lines: tuple[Line, ...], default_ms: int) -> int:
+def until_of(lines: tuple[Line, ...], default_ms: int) -> int:
+    """Up to when the lines reach; ``default_ms`` when there are none."""
     return max((line.until_ms for line in lines), default=default_ms)
 
 
@@ -81,9 +82,13 @@ def request(uow: UnitOfWork, workload: Workload, now_ms: int, settings: Settings
 
     Raises Refusal with the first thing that forbids it; then nothing is written.
     """
-    lines = _span(uow, Rules.load(uow), workload, now_ms, settings)
+    wanted = desired(uow, workload, now_ms, settings)
+    lines = _span(wanted, workload, now_ms, settings)
     uow.add_workload(workload)
     uow.add_hold(_hold_of(workload, lines, now_ms))
+    promotion_rules.take_places(uow, workload, lines, now_ms)
+    for warning in wanted.warnings(lines):
+        tell(uow, workload, now_ms, "soft_limit", warning)
     note(
         uow,
         workload.id,
@@ -105,12 +110,13 @@ def _hold_of(workload: Workload, lines: tuple[Line, ...], now_ms: int) -> Hold:
         account=workload.account,
         gpu_type=workload.gpu_type,
         created_ms=now_ms,
-        until_ms=_until(lines, now_ms),
+        until_ms=until_of(lines, now_ms),
         lines=lines,
     )
 
 
-def _open_hold(uow: UnitOfWork, workload_id: str) -> Hold:
+def held_by(uow: UnitOfWork, workload_id: str) -> Hold:
+    """The workload's open hold. Raises Stale when it has none."""
     hold = uow.open_hold(workload_id)
     if hold is None:
         raise Stale(f"{workload_id} has no open hold")
@@ -147,10 +153,11 @@ def grant(
 
 def _exchange(uow: UnitOfWork, workload: Workload, from_ms: int, settings: Settings) -> Hold:
     """Replace the open hold by one that starts at ``from_ms``. Raises Refusal, then the caller must roll back."""
-    hold = _open_hold(uow, workload.id)
+    hold = held_by(uow, workload.id)
     uow.save_hold(replace(hold, lines=()))
-    lines = _span(uow, Rules.load(uow), workload, from_ms, settings)
-    renewed = replace(hold, lines=lines, until_ms=_until(lines, from_ms))
+    lines = _span(desired(uow, workload, from_ms, settings), workload, from_ms, settings)
+    promotion_rules.take_places(uow, workload, lines, from_ms)
+    renewed = replace(hold, lines=lines, until_ms=until_of(lines, from_ms))
     uow.save_hold(renewed)
     return renewed
 
@@ -165,7 +172,7 @@ def started(uow: UnitOfWork, workload_id: str, at_ms: int, pid: int | None, sett
     workload = uow.workload(workload_id)
     if workload is None or workload.state not in ("granted", "stopping") or workload.billed_from_ms is not None:
         return workload
-    hold = _open_hold(uow, workload_id)
+    hold = held_by(uow, workload_id)
     try:
         _exchange(uow, workload, at_ms, settings)
     except Refusal:
@@ -197,66 +204,21 @@ def settle(uow: UnitOfWork, workload: Workload, until_ms: int, *, final: bool = 
     return settled
 
 
-def renew(uow: UnitOfWork, workload: Workload, now_ms: int, settings: Settings) -> int | Refused:
-    """Extend an open-ended server's hold by up to a horizon from now; its new end, or why it cannot be extended.
+def order_stop(
+    uow: UnitOfWork, workload_id: str, now_ms: int, reason: Explained, *, own_wish: bool = False
+) -> Workload | None:
+    """Record that a granted or running workload is to stop; billing goes on until its end is known.
 
-    Time that has passed without a hold (the service was down for long, the clock jumped) is noted, not billed.
+    Its owner is told, unless it is their ``own_wish``.
     """
-    hold = _open_hold(uow, workload.id)
-    wish = wish_of(workload)
-    rules = Rules.load(uow)
-    from_ms, target = max(hold.until_ms, now_ms), now_ms + settings.server_horizon_ms
-    until = affordable_until(uow, rules, wish, from_ms, target, settings.currency, starts=False)
-    if isinstance(until, Refused):
-        return until
-    lines = hold.lines + priced(rules, wish, from_ms, until, starts=False)
-    if from_ms > hold.until_ms:
-        note(uow, workload.id, now_ms, "not_billed", from_ms=hold.until_ms, until_ms=from_ms)
-    uow.save_hold(replace(hold, lines=lines, until_ms=until))
-    note(uow, workload.id, now_ms, "renewed", until_ms=until)
-    return until
-
-
-def edge(
-    uow: UnitOfWork, workload_id: str, now_ms: int, seen_ms: int, settings: Settings
-) -> tuple[int | None, Refused | None]:
-    """A live workload at an edge: settle whole lines; renew an open-ended server's funding, or find that it ends.
-
-    Only what lies before ``seen_ms``, when it was last known to run, is settled: a charge is never taken back.
-    Returns when to look again (None: nothing more is due) and why the workload must stop now, if it must.
-    """
-    workload = uow.workload(workload_id)
-    if workload is None or workload.state not in LIVE:
-        return None, None
-    workload = settle(uow, workload, min(now_ms, seen_ms))
-    hold = uow.open_hold(workload_id)
-    if hold is None:
-        return None, None
-    edge_ms = metering.next_edge_ms(hold.lines) if workload.billed_from_ms is not None else None
-    if edge_ms is not None and edge_ms <= now_ms:  # over, but whether it ran until then will turn out
-        edge_ms = now_ms + settings.reconcile_interval_ms
-    if workload.kind != "server" or workload.state != "running":
-        return edge_ms, None
-    stop_ms = hold.until_ms - int(settings.stop_grace_seconds * 1000)
-    renew_ms = stop_ms if workload.time_limit_ms else hold.until_ms - settings.server_horizon_ms // 2
-    if now_ms < renew_ms:
-        return min(renew_ms, edge_ms or renew_ms), None
-    renewed: int | Refused = Refused("time_limit", "The time it was asked for is over.")
-    if workload.time_limit_ms is None:
-        renewed = renew(uow, workload, now_ms, settings)
-    if not isinstance(renewed, Refused):
-        return now_ms, None
-    return (stop_ms, None) if now_ms < stop_ms else (None, renewed)
-
-
-def order_stop(uow: UnitOfWork, workload_id: str, now_ms: int, reason: Explained) -> Workload | None:
-    """Record that a granted or running workload is to stop; billing goes on until its end is known."""
     workload = uow.workload(workload_id)
     if workload is None or workload.state not in ("granted", "running"):
         return workload
     stopping = replace(workload, state="stopping", stop_reason=reason)
     uow.save_workload(stopping)
     note(uow, workload_id, now_ms, "stopping", code=reason.code, message=reason.message)
+    if not own_wish:
+        tell(uow, workload, now_ms, "stopped", reason)
     return stopping
 
 
@@ -284,16 +246,20 @@ def finish(
     if hold is not None:
         resolved = "voided" if workload.billed_from_ms is None else "settled"
         uow.save_hold(replace(hold, lines=(), state=resolved, resolved_ms=at_ms))
+    cost = sum(transfer.amount_micros for transfer in uow.transfers(workload_id=workload.id, kind="charge"))
     ended = replace(
         workload,
         state="ended",
         outcome=outcome,
         ended_ms=end_ms,
         exit_code=exit_code,
-        explanation=_ending(uow, workload, outcome, workload.stop_reason or reason, exit_code, settings),
+        explanation=_ending(cost, outcome, workload.stop_reason or reason, exit_code, settings),
     )
     uow.save_workload(ended)
-    note(uow, workload_id, at_ms, "ended", outcome=outcome, exit_code=exit_code)
+    reached_ms = max(workload.billed_from_ms or 0, workload.charged_until_ms or 0)
+    if workload.billed_from_ms is not None and reached_ms < end_ms:
+        note(uow, workload_id, at_ms, "not_billed", from_ms=reached_ms, until_ms=end_ms)
+    note(uow, workload_id, at_ms, "ended", outcome=outcome, exit_code=exit_code, charged_micros=cost)
     return ended
 
 
@@ -307,15 +273,7 @@ ENDINGS = {
 }
 
 
-def _ending(
-    uow: UnitOfWork,
-    workload: Workload,
-    outcome: str,
-    reason: Explained | None,
-    exit_code: int | None,
-    settings: Settings,
-) -> Explained:
-    cost = sum(transfer.amount_micros for transfer in uow.transfers(workload_id=workload.id, kind="charge"))
+def _ending(cost: int, outcome: str, reason: Explained | None, exit_code: int | None, settings: Settings) -> Explained:
     how = ENDINGS[outcome]
     if reason is not None:
         how = reason.message

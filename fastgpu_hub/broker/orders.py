@@ -9,9 +9,9 @@ from fastgpu_hub.broker.ports.world import Launch
 from fastgpu_hub.scheduling.policies import Want
 
 
-def want_of(workload: Workload, rules: Rules) -> Want:
+def want_of(workload: Workload, rules: Rules, now_ms: int) -> Want:
     """The workload as the scheduler sees it."""
-    limits = concurrent_limits(rules, customer_of(workload), workload.gpu_type)
+    limits = concurrent_limits(rules, customer_of(workload), workload.gpu_type, now_ms)
     return Want(
         workload.id,
         workload.owner,

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fastgpu_hub.broker import lifecycle
+from fastgpu_hub.broker import funds, lifecycle
 from fastgpu_hub.broker.admission import Rules
 from fastgpu_hub.broker.idempotency import KEEP_MS
 from fastgpu_hub.broker.lifecycle import ACTIVE, LIVE
@@ -15,7 +15,7 @@ from fastgpu_hub.broker.orders import want_of
 from fastgpu_hub.broker.ports.records import Hold, Workload
 from fastgpu_hub.broker.ports.store import StoreUnavailable, UnitOfWork
 from fastgpu_hub.broker.ports.world import HubUnavailable
-from fastgpu_hub.pricing.ledger import LedgerError, Transfer, check_balanced
+from fastgpu_hub.broker.verify import Fault, holding_faults
 from fastgpu_hub.scheduling import scheduler
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ log = logging.getLogger("fastgpu.reconcile")
 MISSES_BEFORE_GONE = 2
 # A workload whose funding is over is to be gone after this long, or people are told.
 OVERDUE_MS = 60_000
-NEW_ENTRIES = 20_000
-OLD_ENTRIES = 1_000
 
 
 async def keep_reconciled(runtime: Runtime) -> None:
@@ -46,6 +44,7 @@ async def reconcile(runtime: Runtime) -> None:
     await runtime.gpus.find()
     await runtime.gpus.sample()
     await _repair_scheduler(runtime)
+    await runtime.follow_rules()
     active = await runtime.store.read(lambda uow: uow.workloads(states=ACTIVE))
     # The hub has one server of a name, and counts the one of the latest request; active comes in that order.
     latest = {(w.owner, w.server_name): w.id for w in active if w.kind == "server"}
@@ -69,13 +68,26 @@ async def reconcile(runtime: Runtime) -> None:
 
     def housekeeping(uow: UnitOfWork) -> None:
         uow.set_setting("heartbeat_ms", now_ms)
+        funds.expire(uow, now_ms)
         uow.forget_idempotency_keys(now_ms - KEEP_MS)
 
     await runtime.store.write(housekeeping)
-    runtime.problems = await find_problems(runtime)
-    for problem in runtime.problems:
-        log.error("inconsistent: %s", problem)
+    await _watch(runtime, now_ms)
     runtime.reconsider()
+
+
+async def _watch(runtime: Runtime, now_ms: int) -> None:
+    """Look for what does not fit, and tell of it once."""
+    audited = runtime.watch.chain.state
+    new, changed = runtime.watch.seen(await find_problems(runtime), now_ms)
+    for problem in new:
+        log.error("inconsistent: %s", problem.fault)
+    if changed:
+        await runtime.store.write(runtime.watch.remember)
+    # In the log it is out of the database's reach: who has it can prove what the audit was.
+    if runtime.watch.chain.state != audited:
+        head = runtime.watch.chain.state.head
+        log.info("the audit holds up to entry %d, sha256 %s", head.id, head.sha256)
 
 
 async def _repair_scheduler(runtime: Runtime) -> None:
@@ -89,12 +101,13 @@ async def _repair_scheduler(runtime: Runtime) -> None:
         return uow.workloads(states=ACTIVE), Rules.load(uow)
 
     active, rules = await runtime.store.read(look)
-    suspected = _differences(runtime.state, active, rules)
+    now_ms = runtime.clock.now_ms()
+    suspected = _differences(runtime.state, active, rules, now_ms)
     if not suspected:
         return
     active, rules = await runtime.store.read(look)
     workloads = {workload.id: workload for workload in active}
-    for event in _differences(runtime.state, active, rules):
+    for event in _differences(runtime.state, active, rules, now_ms):
         if event not in suspected:
             continue
         log.warning("the scheduler did not know: %s", event)
@@ -109,10 +122,12 @@ async def _repair_scheduler(runtime: Runtime) -> None:
                 runtime.feed(event)
 
 
-def _differences(state: scheduler.State, active: Sequence[Workload], rules: Rules) -> list[scheduler.Event]:
+def _differences(
+    state: scheduler.State, active: Sequence[Workload], rules: Rules, now_ms: int
+) -> list[scheduler.Event]:
     """What the scheduler would have to hear to know what the store says: nothing, when no answer was lost."""
     holding, waiting = state.holding, {want.id: want for want in state.queue}
-    wants = {workload.id: want_of(workload, rules) for workload in active}
+    wants = {workload.id: want_of(workload, rules, now_ms) for workload in active}
     events: list[scheduler.Event] = [scheduler.Gone(who) for who in (*waiting, *holding) if who not in wants]
     limits = {}
     for workload in active:
@@ -160,43 +175,19 @@ async def _server(runtime: Runtime, workload: Workload, *, replaced: bool) -> No
     runtime.gone(workload.id)
 
 
-class LedgerWatch:
-    """Checks each new ledger entry once, and all old ones over again a few at a time: the same work at any age."""
+async def find_problems(runtime: Runtime) -> list[Fault]:
+    """What must always hold: the books fit, holds belong to live workloads, GPUs held = live leases."""
 
-    def __init__(self) -> None:
-        self._new_after = self._old_after = 0
-        self._faults: dict[int, str] = {}
-
-    def check(self, uow: UnitOfWork) -> list[str]:
-        """Faults known so far, after this round's entries."""
-        new = uow.transfers(after_id=self._new_after, limit=NEW_ENTRIES)
-        old = uow.transfers(after_id=self._old_after, limit=OLD_ENTRIES)
-        self._new_after = new[-1].id if new else self._new_after
-        self._old_after = old[-1].id if len(old) == OLD_ENTRIES else 0
-        for transfer in (*new, *old):
-            self._check(transfer)
-        return list(self._faults.values())
-
-    def _check(self, transfer: Transfer) -> None:
-        # Debit and credit stand in one entry, so books whose every entry is well-formed balance.
-        self._faults.pop(transfer.id, None)
-        try:
-            check_balanced([transfer])
-        except LedgerError as error:
-            self._faults[transfer.id] = str(error)
-
-
-async def find_problems(runtime: Runtime) -> list[str]:
-    """What must always hold: the ledger balances, holds belong to live workloads, GPUs held = live leases."""
-
-    def look(uow: UnitOfWork) -> tuple[list[Workload], list[Hold], list[str]]:
-        return uow.workloads(states=ACTIVE), uow.open_holds(), runtime.ledger.check(uow)
+    def look(uow: UnitOfWork) -> tuple[list[Workload], list[Hold], list[Fault]]:
+        active, holds, faults = uow.workloads(states=ACTIVE), uow.open_holds(), runtime.watch.check(uow)
+        held = {hold.workload_id: hold for hold in holds}
+        strays = uow.workloads_of(sorted(set(held) - {workload.id for workload in active}))
+        for workload in (*active, *strays):
+            faults += holding_faults(workload, held.get(workload.id))
+        return active, holds, list(dict.fromkeys(faults))
 
     active, holds, problems = await runtime.store.read(look)
     held = {hold.workload_id: hold for hold in holds}
-    ids = {workload.id for workload in active}
-    problems += [f"hold of {workload_id}, which is not active" for workload_id in sorted(set(held) - ids)]
-    problems += [f"{workload_id} is active without a hold" for workload_id in sorted(ids - set(held))]
     overdue_ms = runtime.clock.now_ms() - int(runtime.settings.stop_grace_seconds * 1000) - OVERDUE_MS
     in_scheduler = runtime.state.inventory.holder
     for workload in active:
@@ -204,9 +195,9 @@ async def find_problems(runtime: Runtime) -> list[str]:
             continue
         hold = held.get(workload.id)
         if hold is not None and workload.billed_from_ms is not None and hold.until_ms < overdue_ms:
-            problems.append(f"{workload.id} runs on though its funding is over")
+            problems.append(Fault(workload.id, "it runs on though its funding is over"))
         for uuid in workload.gpu_uuids:
             if in_scheduler.get(uuid) != workload.id:
                 holder = in_scheduler.get(uuid)
-                problems.append(f"GPU {uuid} is leased to {workload.id} but the scheduler says {holder}")
+                problems.append(Fault(f"GPU {uuid}", f"leased to {workload.id}, the scheduler says to {holder}"))
     return problems

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
 from fastgpu import models
-from fastgpu_hub.broker import admission, rules, views
+from fastgpu_hub.broker import ask_rules, rule_views, views
 from fastgpu_hub.broker.actors import Actor
-from fastgpu_hub.broker.admission import MINUTE_MS, Rules, Wish
+from fastgpu_hub.broker.admission import Desired, Rules, Wish
 from fastgpu_hub.broker.idempotency import Refusal
-from fastgpu_hub.broker.lifecycle import ACTIVE, LIVE, Settings
+from fastgpu_hub.broker.lifecycle import ACTIVE, LIVE
 from fastgpu_hub.broker.ports.store import UnitOfWork
 from fastgpu_hub.broker.ports.world import GpuDevice
+from fastgpu_hub.broker.settings import MINUTE_MS, Settings
 from fastgpu_hub.broker.views import Live
-from fastgpu_hub.pricing import metering, promotions, quotas, windows
+from fastgpu_hub.pricing import promotions, quotas, windows
 from fastgpu_hub.pricing.explain import Refused
 from fastgpu_hub.pricing.pricebook import Rate
 from fastgpu_hub.pricing.promotions import Customer
 from fastgpu_hub.pricing.quote import Itemised
 from fastgpu_hub.scheduling import scheduler
+
+WEEK_MS = 7 * windows.MS_PER_DAY
 
 
 def capacity_refusal(state: scheduler.State, gpu_type: str, gpu_count: int) -> Refused | None:
@@ -78,28 +81,32 @@ def suited_for(memory_bytes: int | None) -> str:
 
 
 def offer(
-    uow: UnitOfWork, book: Rules, wish: Wish, state: scheduler.State, info: TypeInfo, wait_ms: int | None, live: Live
+    uow: UnitOfWork,
+    book: Rules,
+    wish: Wish,
+    state: scheduler.State,
+    info: TypeInfo,
+    wait_ms: int | None,
+    live: Live,
+    settings: Settings,
 ) -> models.Offer:
     """A GPU type as a customer may take it now."""
     now_ms = live.now_ms
     usable, free = state.inventory.count(wish.gpu_type)
     version = book.book.version_at(wish.gpu_type, now_ms)
     list_rate = version.rate if version else Rate()
-    eligible = [
-        p
-        for p in book.promotions
-        if promotions.why_not(p, wish.customer, gpu_type=wish.gpu_type, promo_code=wish.promo_code, at_ms=now_ms)
-        is None
-    ]
-    best = promotions.best(eligible, list_rate, wish.gpu_count)
+    wanted = Desired(uow, book, wish, now_ms, settings)
+    applied = promotions.stacked(wanted.eligible(now_ms), list_rate, wish.gpu_count)
+    rate = list_rate
     edges = book.book.edges(wish.gpu_type, now_ms, now_ms + 7 * 24 * 60 * MINUTE_MS)
-    if best is not None and (change := promotions.next_change(best, now_ms)) is not None:
-        edges = [*edges, change]
+    for promotion in applied:
+        rate = promotions.discounted(promotion, rate)
+        if (change := promotions.next_change(promotion, now_ms)) is not None:
+            edges = [*edges, change]
     why_not = capacity_refusal(state, wish.gpu_type, 1)
     if why_not is None:
         try:
-            lines = admission.priced(book, wish, now_ms, now_ms + MINUTE_MS)
-            why_not = admission.refusal(uow, book, wish, lines, live.currency)
+            why_not = wanted.refusal(wanted.lines(now_ms, now_ms + MINUTE_MS))
         except Refusal as error:
             why_not = error.refused
     return models.Offer(
@@ -110,10 +117,10 @@ def offer(
         simulated=info.simulated,
         total=usable,
         free=free,
-        rate=views.rate(promotions.discounted(best, list_rate) if best else list_rate),
+        rate=views.rate(rate),
         list_rate=views.rate(list_rate),
         rate_until=views.instant(min(edges, default=None)),
-        promotion_name=best.name if best else "",
+        promotion_name=" + ".join(promotion.name for promotion in applied),
         wait_seconds=None if wait_ms is None else wait_ms // 1000,
         allowed=why_not is None,
         why_not=None if why_not is None else views.explanation(why_not),
@@ -129,13 +136,13 @@ def quote(
     simulated: bool,
     wait_ms: int | None,
     live: Live,
+    settings: Settings,
 ) -> models.Quote:
     """What a request would cost, and whether it would be admitted."""
     book = Rules.load(uow)
-    lines = admission.priced(book, wish, from_ms, from_ms + duration_ms)
-    refused = capacity_refusal(state, wish.gpu_type, wish.gpu_count) or admission.refusal(
-        uow, book, wish, lines, live.currency
-    )
+    wanted = Desired(uow, book, wish, live.now_ms, settings)
+    lines = wanted.lines(from_ms, from_ms + duration_ms)
+    refused = capacity_refusal(state, wish.gpu_type, wish.gpu_count) or wanted.refusal(lines)
     names = uow.promotion_names()
     sums = Itemised(lines)
     return models.Quote(
@@ -154,11 +161,20 @@ def quote(
         refusal=None if refused is None else views.explanation(refused),
         wait_seconds=None if wait_ms is None else wait_ms // 1000,
         quotas=tuple(
-            rules.quota_use(uow, quota, wish.customer, live.now_ms, state.held_per_key, live.currency)
+            rule_views.quota_use(uow, book, quota, wish.customer, live.now_ms, live.held, live.currency)
             for quota in quotas.applicable(book.quotas, wish.customer, wish.gpu_type)
         ),
+        warnings=tuple(views.explanation(warning) for warning in wanted.warnings(lines)),
         simulated=simulated,
     )
+
+
+_COLUMNS: dict[str, Literal["owner", "gpu_type", "workload_id", "from_ms"]] = {
+    "job": "workload_id",
+    "gpu": "gpu_type",
+    "day": "from_ms",
+    "person": "owner",
+}
 
 
 def costs(
@@ -169,27 +185,24 @@ def costs(
     live: Live,
     settings: Settings,
 ) -> models.CostReport:
-    """The caller's settled charges grouped, plus what runs; a teacher's or administrator's ``person`` covers theirs."""
-    since_ms = None if since is None else views.milliseconds(since)
-    wide = by == "person" and (actor.admin or actor.teaches)
-    charges = uow.transfers(kind="charge", owner=None if wide else actor.name, since_ms=since_ms)
-    if wide:
-        charges = [t for t in charges if actor.manages(t.debit)]
+    """What the caller was charged, less refunds, grouped, plus what runs; ``person`` covers who they teach or manage.
+
+    ``since`` counts lines that start then or later.
+    """
+    wide = by == "person" and (actor.admin or bool(actor.teaches))
+    found = uow.usage(
+        _COLUMNS[by],
+        owner=None if wide else actor.name,
+        accounts=[f"class:{name}" for name in sorted(actor.teaches)] if wide and not actor.admin else None,
+        from_ms=None if since is None else views.milliseconds(since),
+    )
     zone = windows.zone(settings.time_zone)
-    amounts: dict[str, list[int]] = {}
-    for transfer in charges:
-        line = transfer.line
-        if line is None:
-            continue
-        key = {
-            "job": transfer.workload_id or "",
-            "gpu": transfer.gpu_type or "",
-            "day": views.at(line.from_ms).astimezone(zone).date().isoformat(),
-            "person": transfer.owner or "",
-        }[by]
-        row = amounts.setdefault(key, [0, 0])
-        row[0] += transfer.amount_micros
-        row[1] += metering.gpu_ms([line])
+    amounts: dict[str, tuple[int, int]] = {}
+    for value, amount_micros, gpu_ms, _, lines in found:
+        if lines:
+            key = views.at(value).astimezone(zone).date().isoformat() if by == "day" else value
+            amount, time = amounts.get(key, (0, 0))
+            amounts[key] = (amount + amount_micros, time + gpu_ms)
     running = [w for w in uow.workloads(states=LIVE) if (actor.manages(w.account) if wide else w.owner == actor.name)]
     return models.CostReport(
         by=by,
@@ -204,9 +217,10 @@ def costs(
 
 
 def class_report(
-    uow: UnitOfWork, name: str, member_names: Iterable[str], live: Live, held_per_key: dict[str, int]
+    uow: UnitOfWork, actor: Actor, name: str, member_names: Collection[str], live: Live
 ) -> models.ClassReport:
-    """A class as its teacher sees it: credit, members with use and spend, limits, promotions."""
+    """A class as its teacher sees it: credit, members with use and spend, limits, promotions, grants, requests."""
+    book = Rules.load(uow)
     account_id = f"class:{name}"
     active = uow.workloads(account=account_id, states=ACTIVE)
     people = sorted({*member_names, *(workload.owner for workload in active)})
@@ -226,17 +240,20 @@ def class_report(
 
     return models.ClassReport(
         name=name,
-        account=rules.account(uow, account_id),
+        account=rule_views.account(uow, account_id, live.now_ms),
+        week_micros=uow.charged(quotas.Scope(account=account_id), live.now_ms - WEEK_MS, live.now_ms).amount_micros,
         members=tuple(member(person) for person in people),
         quotas=tuple(
-            rules.quota_use(uow, quota, customer, live.now_ms, held_per_key, live.currency)
-            for quota in uow.quotas()
+            rule_views.quota_use(uow, book, quota, customer, live.now_ms, live.held, live.currency)
+            for quota in book.quotas
             if quota.name == name and quota.scope in ("class", "member")
         ),
         promotions=tuple(
-            views.promotion(p, customer, live.now_ms)
-            for p in uow.promotions()
-            if p.ends_ms > live.now_ms and (not p.audience or account_id in p.audience)
+            promotion
+            for promotion in rule_views.own_promotions(uow, actor, customer, None, live.now_ms, drafts=True)
+            if not promotion.audience or account_id in promotion.audience
         ),
+        grants=tuple(rule_views.grants(uow, account_id, live.now_ms)),
+        asks=tuple(ask_rules.of_class(uow, actor, name, member_names, live.currency)),
         currency=live.currency,
     )

@@ -1,175 +1,38 @@
-"""Prices, promotions, quotas, grants: who may change them, each change audited. One transaction per function."""
+"""Prices and limits: who may change them, each change audited. One transaction per function."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel
 
 from fastgpu import models
-from fastgpu_hub.broker import admission, views
+from fastgpu_hub.broker import rule_views, views
 from fastgpu_hub.broker.actors import Actor, not_allowed, not_found
+from fastgpu_hub.broker.admission import Rules
+from fastgpu_hub.broker.held import GpusHeld
 from fastgpu_hub.broker.idempotency import Refusal
 from fastgpu_hub.broker.ports.records import AuditEntry, Workload
 from fastgpu_hub.broker.ports.store import UnitOfWork
-from fastgpu_hub.pricing import quotas, windows
 from fastgpu_hub.pricing.explain import Refused
-from fastgpu_hub.pricing.ledger import grant_transfer
 from fastgpu_hub.pricing.pricebook import Rate
-from fastgpu_hub.pricing.promotions import Customer, Promotion
+from fastgpu_hub.pricing.promotions import Customer
 from fastgpu_hub.pricing.quotas import Quota
 
 
-def _audit(
-    uow: UnitOfWork, actor: Actor, now_ms: int, action: str, subject: str, before: Any, after: BaseModel | None
+def audit(
+    uow: UnitOfWork,
+    actor: Actor,
+    now_ms: int,
+    action: str,
+    subject: str,
+    before: BaseModel | None,
+    after: BaseModel | None,
 ) -> None:
-    plain = [None if value is None else value.model_dump(mode="json") for value in (before, after)]
+    """Record who changed what."""
+    plain: list[Any] = [None if value is None else value.model_dump(mode="json") for value in (before, after)]
     uow.add_audit(AuditEntry(now_ms, actor.name, action, subject, plain[0], plain[1]))
-
-
-def _zone(name: str) -> None:
-    try:
-        windows.zone(name)
-    except ValueError as error:
-        raise Refusal(
-            Refused("invalid_request", str(error), {"time_zone": name}, instead="Name one like Europe/Berlin or UTC.")
-        ) from None
-
-
-def set_price(uow: UnitOfWork, actor: Actor, wish: models.PriceSet, now_ms: int) -> models.Price:
-    """A new price version. Running leases keep the price they were granted with. Administrators only."""
-    if not actor.admin:
-        raise Refusal(not_allowed("Only an administrator sets prices."))
-    valid_from = now_ms if wish.valid_from is None else views.milliseconds(wish.valid_from)
-    if valid_from < now_ms:
-        raise Refusal(
-            Refused(
-                "invalid_request",
-                f"A price cannot change the past: valid_from {wish.valid_from} is before now.",
-                instead="Leave valid_from out (now) or name a later instant.",
-            )
-        )
-    rate = Rate(wish.per_gpu_hour_micros, wish.per_task_hour_micros, wish.per_start_micros)
-    before = admission.Rules.load(uow).book.version_at(wish.gpu_type, valid_from)
-    price = views.price(uow.add_price(wish.gpu_type, rate, valid_from, actor.name))
-    _audit(uow, actor, now_ms, "set_price", wish.gpu_type, None if before is None else views.price(before), price)
-    return price
-
-
-def add_promotion(uow: UnitOfWork, actor: Actor, wish: models.PromotionSet, now_ms: int) -> models.Promotion:
-    """A new promotion. A teacher may make one whose whole audience is a class they run; administrators any."""
-    if not actor.admin and not (wish.audience and all(actor.manages(account) for account in wish.audience)):
-        raise Refusal(
-            not_allowed(
-                "A teacher's promotion must be for classes they run.",
-                instead="Set its audience to your class, for example class:cs101.",
-            )
-        )
-    starts_ms, ends_ms = views.milliseconds(wish.starts_at), views.milliseconds(wish.ends_at)
-    if not max(starts_ms, now_ms) < ends_ms:
-        raise Refusal(
-            Refused(
-                "invalid_request",
-                f"The promotion would be over before it begins: it ends {wish.ends_at}, starts {wish.starts_at}.",
-                instead="Choose an end after its start and after now.",
-            )
-        )
-    try:
-        promotion = Promotion(
-            id=0,
-            name=wish.name,
-            starts_ms=max(starts_ms, 0),
-            ends_ms=ends_ms,
-            percent_off=wish.percent_off,
-            fixed_per_gpu_hour_micros=wish.fixed_per_gpu_hour_micros,
-            gpu_types=wish.gpu_types,
-            audience=wish.audience,
-            code=wish.code,
-            weekly=tuple(windows.WeeklyWindow(w.days, w.from_minute, w.to_minute) for w in wish.weekly),
-            time_zone=wish.time_zone,
-            created_by=actor.name,
-        )
-    except ValueError as error:
-        raise Refusal(Refused("invalid_request", f"This promotion is not possible: {error}.")) from None
-    promotion = uow.add_promotion(promotion)
-    answer = views.promotion(promotion, own_customer(actor), now_ms)
-    _audit(uow, actor, now_ms, "add_promotion", str(promotion.id), None, answer)
-    return answer
-
-
-def end_promotion(uow: UnitOfWork, actor: Actor, promotion_id: int, now_ms: int) -> models.Promotion:
-    """End a promotion now. Leases granted under it keep their price."""
-    before = next((p for p in uow.promotions() if p.id == promotion_id), None)
-    if before is None or not may_edit(actor, before):
-        raise Refusal(not_found("promotion", str(promotion_id)))
-    after = uow.end_promotion(promotion_id, now_ms) or before
-    answers = [views.promotion(value, own_customer(actor), now_ms) for value in (before, after)]
-    _audit(uow, actor, now_ms, "end_promotion", str(promotion_id), *answers)
-    return answers[1]
-
-
-def may_edit(actor: Actor, promotion: Promotion) -> bool:
-    """Administrators, and the teacher of every class a promotion is for."""
-    return actor.admin or (bool(promotion.audience) and all(actor.manages(a) for a in promotion.audience))
-
-
-def add_quota(uow: UnitOfWork, actor: Actor, wish: models.QuotaSet, now_ms: int, currency: str) -> models.QuotaUse:
-    """Set a limit; one that limits the same thing for the same subject and window is replaced.
-
-    A teacher sets limits for members of a class they run; whole classes, people and the site are an administrator's.
-    """
-    named = wish.scope is not models.QuotaScope.site
-    if named != bool(wish.name):
-        raise Refusal(
-            Refused(
-                "invalid_request", f"A quota of scope {wish.scope.value!r} {'needs' if named else 'takes no'} name."
-            )
-        )
-    if not actor.admin and not (wish.scope is models.QuotaScope.member and wish.name in actor.teaches):
-        raise Refusal(not_allowed("You may set quotas for the members of classes you run, and no others."))
-    _zone(wish.time_zone)
-    quota = Quota(
-        0, wish.scope.value, wish.name, wish.metric.value, wish.limit, wish.window, wish.gpu_type, wish.time_zone
-    )
-    same = [q for q in uow.quotas() if _subject(q) == _subject(quota)]
-    before = None
-    for old in same:
-        before = quota_use(uow, old, own_customer(actor), now_ms, {}, currency)
-        uow.remove_quota(old.id)
-    answer = quota_use(uow, uow.add_quota(quota), own_customer(actor), now_ms, {}, currency)
-    _audit(uow, actor, now_ms, "set_quota", answer.label, before, answer)
-    return answer
-
-
-def _subject(quota: Quota) -> tuple[object, ...]:
-    return quota.scope, quota.name, quota.metric, quota.window, quota.gpu_type
-
-
-def may_see(actor: Actor, quota: Quota) -> bool:
-    """Administrators, and the teacher of the class a limit is for."""
-    return actor.admin or (quota.scope in ("class", "member") and quota.name in actor.teaches)
-
-
-def remove_quota(uow: UnitOfWork, actor: Actor, quota_id: int, now_ms: int, currency: str) -> None:
-    """Lift a limit. Same rights as setting it."""
-    quota = next((q for q in uow.quotas() if q.id == quota_id), None)
-    if quota is None or not (actor.admin or (quota.scope == "member" and quota.name in actor.teaches)):
-        raise Refusal(not_found("quota", str(quota_id)))
-    before = quota_use(uow, quota, own_customer(actor), now_ms, {}, currency)
-    uow.remove_quota(quota_id)
-    _audit(uow, actor, now_ms, "remove_quota", before.label, before, None)
-
-
-def grant(uow: UnitOfWork, actor: Actor, wish: models.GrantSet, now_ms: int) -> models.Account:
-    """Give credit to an account. Administrators only."""
-    if not actor.admin:
-        raise Refusal(not_allowed("Only an administrator grants credit.", instead="Ask one to grant it to your class."))
-    before = account(uow, wish.account)
-    uow.append([grant_transfer(wish.account, wish.amount_micros, now_ms, actor.name, wish.note)])
-    after = account(uow, wish.account)
-    _audit(uow, actor, now_ms, "grant", wish.account, before, after)
-    return after
 
 
 def audit_stop(uow: UnitOfWork, actor: Actor, workload: Workload, now_ms: int) -> None:
@@ -183,27 +46,113 @@ def own_customer(actor: Actor, account_id: str | None = None) -> Customer:
     return Customer(actor.name, account_id or actor.accounts[0], actor.classes)
 
 
-def account(uow: UnitOfWork, account_id: str) -> models.Account:
-    """An account's credit."""
-    money = admission.balance(uow, account_id)
-    return views.account(account_id, money.granted_micros, money.spent_micros, money.held_micros)
+def impossible(what: str, error: ValueError) -> Refusal:
+    """A rule that the core refuses to take, in its words."""
+    return Refusal(Refused("invalid_request", f"This {what} is not possible: {error}."))
 
 
-def quota_use(
-    uow: UnitOfWork, quota: Quota, customer: Customer, now_ms: int, held_per_key: Mapping[str, int], currency: str
-) -> models.QuotaUse:
-    """A quota as it stands now for a customer."""
-    if quota.metric == admission.CONCURRENT:
-        return views.quota_use(admission.concurrent_state(quota, customer, held_per_key), currency)
-    window = windows.calendar_window(quota.window, quota.time_zone, now_ms)
-    return views.quota_use(admission.window_state(uow, quota, customer, window), currency)
+def set_price(uow: UnitOfWork, actor: Actor, wish: models.PriceSet, now_ms: int) -> models.Price:
+    """A new price version. Administrators only."""
+    if not actor.admin:
+        raise Refusal(not_allowed("Only an administrator sets prices."))
+    valid_from = now_ms if wish.valid_from is None else views.milliseconds(wish.valid_from)
+    if valid_from < now_ms:
+        raise Refusal(
+            Refused(
+                "invalid_request",
+                f"A price cannot change the past: valid_from {wish.valid_from} is before now.",
+                instead="Leave valid_from out (now) or name a later instant.",
+            )
+        )
+    rate = Rate(wish.per_gpu_hour_micros, wish.per_task_hour_micros, wish.per_start_micros)
+    before = Rules.load(uow).book.version_at(wish.gpu_type, valid_from)
+    price = views.price(uow.add_price(wish.gpu_type, rate, valid_from, actor.name))
+    audit(uow, actor, now_ms, "set_price", wish.gpu_type, None if before is None else views.price(before), price)
+    return price
 
 
-def applicable_quotas(
-    uow: UnitOfWork, customer: Customer, now_ms: int, held_per_key: Mapping[str, int], currency: str
-) -> tuple[models.QuotaUse, ...]:
-    """Every limit a customer falls under, of all GPU types, as it stands now."""
-    return tuple(
-        quota_use(uow, quota, customer, now_ms, held_per_key, currency)
-        for quota in quotas.applicable(uow.quotas(), customer, None)
+# ---------------------------------------------------------------- limits
+
+
+def add_quota(uow: UnitOfWork, actor: Actor, wish: models.QuotaSet, now_ms: int, currency: str) -> models.QuotaUse:
+    """Set a limit; one that limits the same thing for the same subject and window is replaced.
+
+    What was given beyond the replaced limit, and who asks for more of it, passes on to the new one. A teacher sets
+    limits for members of a class they run; whole classes, people and the site are an administrator's.
+    """
+    quota = _quota_of(wish)
+    if not actor.admin and not (quota.scope == "member" and quota.name in actor.teaches):
+        raise Refusal(not_allowed("You may set quotas for the members of classes you run, and no others."))
+    same = [q for q in uow.quotas() if _subject(q) == _subject(quota)]
+    before = None
+    for old in same:
+        before = _use(uow, old, actor, now_ms, currency)
+        uow.remove_quota(old.id)
+    stored = uow.add_quota(quota)
+    for old in same:
+        _pass_on(uow, old.id, stored.id, now_ms)
+    answer = _use(uow, stored, actor, now_ms, currency)
+    audit(uow, actor, now_ms, "set_quota", answer.label, before, answer)
+    return answer
+
+
+def _quota_of(wish: models.QuotaSet) -> Quota:
+    """The limit of a request. Raises Refusal with what does not fit together."""
+    if wish.scope is models.QuotaScope.site and wish.name:
+        raise Refusal(
+            Refused(
+                "invalid_request",
+                f"A limit for the site is for everyone, so it takes no name; this one has {wish.name!r}.",
+                instead="Leave name out, or choose the scope class, member or person.",
+            )
+        )
+    starts_ms, ends_ms = (
+        None if moment is None else views.milliseconds(moment) for moment in (wish.starts_at, wish.ends_at)
     )
+    try:
+        return Quota(
+            0,
+            wish.scope.value,
+            wish.name,
+            wish.metric.value,
+            wish.limit,
+            wish.window,
+            wish.gpu_type,
+            wish.time_zone,
+            soft=wish.soft,
+            starts_ms=starts_ms,
+            ends_ms=ends_ms,
+            rolling_ms=None if wish.rolling_seconds is None else wish.rolling_seconds * 1000,
+        )
+    except ValueError as error:
+        raise impossible("limit", error) from None
+
+
+def _subject(quota: Quota) -> tuple[object, ...]:
+    """What makes two limits the same: a hard one and a soft one stand beside each other, two terms too."""
+    what = (quota.scope, quota.name, quota.metric, quota.window, quota.gpu_type, quota.soft)
+    return *what, quota.rolling_ms, quota.starts_ms, quota.ends_ms
+
+
+def _pass_on(uow: UnitOfWork, old_id: int, new_id: int, now_ms: int) -> None:
+    for extra in uow.extras():
+        if extra.quota_id == old_id and (extra.until_ms is None or extra.until_ms > now_ms):
+            uow.add_extra(replace(extra, quota_id=new_id))
+    for ask in uow.asks(state="open"):
+        if ask.quota_id == old_id:
+            uow.save_ask(replace(ask, quota_id=new_id))
+
+
+def remove_quota(uow: UnitOfWork, actor: Actor, quota_id: int, now_ms: int, currency: str) -> None:
+    """Lift a limit. Same rights as setting it."""
+    quota = next((q for q in uow.quotas() if q.id == quota_id), None)
+    if quota is None or not (actor.admin or (quota.scope == "member" and quota.name in actor.teaches)):
+        raise Refusal(not_found("quota", str(quota_id)))
+    before = _use(uow, quota, actor, now_ms, currency)
+    uow.remove_quota(quota_id)
+    audit(uow, actor, now_ms, "remove_quota", before.label, before, None)
+
+
+def _use(uow: UnitOfWork, quota: Quota, actor: Actor, now_ms: int, currency: str) -> models.QuotaUse:
+    """A limit as an administrator's or teacher's change leaves it."""
+    return rule_views.quota_use(uow, Rules.load(uow), quota, own_customer(actor), now_ms, GpusHeld(), currency)

@@ -9,13 +9,15 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
-from fastgpu_hub.broker import lifecycle
+from fastgpu_hub.broker import funding, lifecycle
 from fastgpu_hub.broker.admission import Rules
 from fastgpu_hub.broker.gpus import Gpus
 from fastgpu_hub.broker.idempotency import Refusal
-from fastgpu_hub.broker.lifecycle import ACTIVE, LIVE, Settings, Stale
+from fastgpu_hub.broker.lifecycle import ACTIVE, LIVE, Stale
+from fastgpu_hub.broker.news import News
 from fastgpu_hub.broker.orders import ends_ms, launch_of, want_of
 from fastgpu_hub.broker.ports.records import Workload
 from fastgpu_hub.broker.ports.store import Store, StoreUnavailable, UnitOfWork
@@ -27,8 +29,10 @@ from fastgpu_hub.broker.ports.world import (
     HubUnavailable,
     Observation,
 )
-from fastgpu_hub.broker.reconcile import LedgerWatch, keep_reconciled
+from fastgpu_hub.broker.reconcile import keep_reconciled
+from fastgpu_hub.broker.settings import Settings
 from fastgpu_hub.broker.timekeeper import TimeKeeper
+from fastgpu_hub.broker.watch import Watch
 from fastgpu_hub.pricing.explain import Explained, Refused
 from fastgpu_hub.scheduling import scheduler
 from fastgpu_hub.scheduling.inventory import VANISHED, Device
@@ -59,8 +63,8 @@ class Runtime:
         self.view = scheduler.snapshot(self.state)
         self.gpus = Gpus(self, probe)
         self.time = TimeKeeper(self)
-        self.ledger = LedgerWatch()
-        self.problems: list[str] = []
+        self.watch = Watch()
+        self.news = News(store)
         self.closing = False
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -68,6 +72,9 @@ class Runtime:
         self.seen_active_ms: dict[str, int] = {}
         self.missed: dict[str, int] = {}
         self.ends_ms: dict[str, int | None] = {}
+        # Live workloads whose funding cannot be extended as things stand, and the rules that holds follow already.
+        self.ending: set[str] = set()
+        self._followed_version: str | None = None
         self._queue_news: asyncio.TimerHandle | None = None
 
     # ------------------------------------------------------------ start, close
@@ -150,7 +157,7 @@ class Runtime:
     def arrived(self, workload: Workload, rules: Rules) -> None:
         """A new request is in the store: queue it. A repeat changes nothing."""
         if workload.id not in self.state.holding and self.state.waiting(workload.id) is None:
-            self.feed(scheduler.Arrived(want_of(workload, rules)))
+            self.feed(scheduler.Arrived(want_of(workload, rules, self.clock.now_ms())))
 
     def resumed(self, workload: Workload, rules: Rules, seen_ms: int) -> None:
         """A workload holds GPUs by the store: so it does here, even where they are not found."""
@@ -159,7 +166,7 @@ class Runtime:
             inventory.devices[uuid] = Device(uuid, workload.gpu_type, workload.node)
             inventory.fenced[uuid] = VANISHED
         try:
-            self.feed(scheduler.Resumed(want_of(workload, rules), workload.gpu_uuids))
+            self.feed(scheduler.Resumed(want_of(workload, rules, self.clock.now_ms()), workload.gpu_uuids))
         except ValueError as error:  # leased twice: to refuse to start would stop everybody
             log.critical("the store contradicts itself: %s", error)
             return
@@ -173,13 +180,44 @@ class Runtime:
         self.time.forget(workload_id)
         for table in (self.seen_active_ms, self.missed, self.ends_ms):
             table.pop(workload_id, None)
+        self.ending.discard(workload_id)
         self.touch(workload_id)
+        self._try_to_extend()  # what it held may be what they lacked
 
     async def rules_changed(self) -> None:
-        """Quotas, prices or credit changed: apply new limits and look at the declined requests again."""
+        """Quotas, prices or credit changed: apply them to what waits and to what runs."""
         rules, active = await self.store.read(lambda uow: (Rules.load(uow), uow.workloads(states=ACTIVE)))
-        self.feed(scheduler.LimitsChanged({w.id: want_of(w, rules).limits for w in active}))
+        now_ms = self.clock.now_ms()
+        self.feed(scheduler.LimitsChanged({w.id: want_of(w, rules, now_ms).limits for w in active}))
         self.reconsider()
+        self._try_to_extend()
+        await self.follow_rules()
+
+    async def follow_rules(self) -> None:
+        """Bring the holds of what runs in line with prices that changed since this was done last."""
+        version, active = await self.store.read(lambda uow: (uow.rules_version(), uow.workloads(states=LIVE)))
+        if version == self._followed_version:
+            return
+        for workload in active:
+            workload_id, now_ms = workload.id, self.clock.now_ms()
+            if await self.store.write(
+                partial(funding.follow, workload_id=workload_id, now_ms=now_ms, settings=self.settings)
+            ):
+                self.news.told(workload.owner)
+                self.time.look_at(workload_id)
+                self.touch(workload_id)
+        self._followed_version = version
+
+    def note_ending(self, workload_id: str, look: funding.Look) -> None:
+        """What came of looking at a workload's funding."""
+        (self.ending.add if look.ending else self.ending.discard)(workload_id)
+        if look.owner_told:
+            self.news.told(look.owner_told)
+
+    def _try_to_extend(self) -> None:
+        """Look at the workloads again whose funding could not be extended."""
+        for workload_id in self.ending:
+            self.time.look_at(workload_id)
 
     def reconsider(self) -> None:
         """Look at requests again that money or a quota kept from being granted."""
@@ -333,6 +371,7 @@ class Runtime:
         now_ms = self.clock.now_ms()
         workload = await self.store.write(lambda uow: lifecycle.order_stop(uow, workload_id, now_ms, reason))
         if workload is not None:
+            self.news.told(workload.owner)
             self.stopped(workload)
         return workload
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fastgpu_hub.broker import lifecycle
+from fastgpu_hub.broker import funding
 from fastgpu_hub.broker.ports.store import StoreUnavailable
-from fastgpu_hub.pricing.explain import Explained
 
 if TYPE_CHECKING:
     from fastgpu_hub.broker.runtime import Runtime
@@ -64,13 +64,13 @@ class TimeKeeper:
         runtime = self._runtime
         now_ms = runtime.clock.now_ms()
         seen_ms = runtime.seen_active_ms.get(workload_id, 0)
-        due_ms, ends = await runtime.store.write(
-            lambda uow: lifecycle.edge(uow, workload_id, now_ms, seen_ms, runtime.settings)
-        )
-        if ends is not None:
-            await runtime.stop(workload_id, Explained(ends.code, f"Its funding ended. {ends.message}", ends.numbers))
-        if due_ms is None:
+        look = await runtime.store.write(lambda uow: funding.edge(uow, workload_id, now_ms, seen_ms, runtime.settings))
+        runtime.note_ending(workload_id, look)
+        if look.stop is not None:
+            end = replace(look.stop, message=f"Its funding ended. {look.stop.message}")
+            await runtime.stop(workload_id, end)
+        if look.due_ms is None:
             self.due.pop(workload_id, None)
         else:
-            self.due[workload_id] = max(due_ms, now_ms + RETRY_MS) if due_ms <= now_ms else due_ms
+            self.due[workload_id] = max(look.due_ms, now_ms + RETRY_MS) if look.due_ms <= now_ms else look.due_ms
         runtime.touch(workload_id)

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 
 from fastgpu import models
+from fastgpu_hub.broker.endings import ending_of
+from fastgpu_hub.broker.held import GpusHeld
 from fastgpu_hub.broker.ports.records import AuditEntry, Hold, Workload, WorkloadEvent
 from fastgpu_hub.broker.ports.store import UnitOfWork
 from fastgpu_hub.broker.ports.world import GpuDevice, GpuSample
-from fastgpu_hub.pricing import metering, promotions, quotas
+from fastgpu_hub.pricing import metering
 from fastgpu_hub.pricing.explain import Explained
 from fastgpu_hub.pricing.ledger import Transfer
 from fastgpu_hub.pricing.metering import Line
 from fastgpu_hub.pricing.pricebook import PriceVersion, Rate
-from fastgpu_hub.pricing.promotions import Customer, Promotion
-from fastgpu_hub.pricing.quotas import QuotaState
 
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """What is true now and stands in no table: queue places, reasons, estimates, engine readings, devices."""
+    """What is true now and stands in no table: queue places, reasons, estimates, readings, devices, GPUs held."""
 
     now_ms: int
     currency: str
@@ -31,6 +31,7 @@ class Live:
     starts_ms: Mapping[str, int | None] = field(default_factory=dict)
     progress: Mapping[str, float] = field(default_factory=dict)
     log_bytes: Mapping[str, int] = field(default_factory=dict)
+    held: GpusHeld = field(default_factory=GpusHeld)
 
 
 def instant(ms: int | None) -> datetime | None:
@@ -71,6 +72,8 @@ class Bill:
     rate_per_hour_micros: int
     funded_until_ms: int | None
     promotion_id: int | None
+    ends_ms: int | None = None
+    ending: Explained | None = None
 
     @property
     def cost_micros(self) -> int:
@@ -80,7 +83,8 @@ class Bill:
 
 def bill(uow: UnitOfWork, workload: Workload, now_ms: int) -> Bill:
     """The one function behind every running cost shown anywhere."""
-    settled = sum(t.amount_micros for t in uow.transfers(workload_id=workload.id, kind="charge"))
+    booked = uow.transfers(workload_id=workload.id)
+    settled = sum(t.amount_micros if t.kind == "charge" else -t.amount_micros for t in booked)
     hold = uow.open_hold(workload.id)
     if hold is None:
         return Bill(settled, 0, 0, 0, None, None)
@@ -94,7 +98,13 @@ def bill(uow: UnitOfWork, workload: Workload, now_ms: int) -> Bill:
         metering.hourly_rate_micros(hold.lines, now_ms),
         hold.until_ms,
         _promotion_now(hold, now_ms),
+        *_ends(workload, hold),
     )
+
+
+def _ends(workload: Workload, hold: Hold) -> tuple[int | None, Explained | None]:
+    ends = ending_of(workload, hold) if workload.state == "running" else None
+    return (None, None) if ends is None else ends
 
 
 def _promotion_now(hold: Hold, now_ms: int) -> int | None:
@@ -198,6 +208,8 @@ def lease(uow: UnitOfWork, workload: Workload, live: Live, names: Mapping[int, s
         cost_micros=money.cost_micros,
         held_micros=money.held_micros,
         funded_until=instant(money.funded_until_ms),
+        ends_at=instant(money.ends_ms),
+        ending=None if money.ending is None else explanation(money.ending),
         promotion_name=names.get(money.promotion_id or 0, ""),
         currency=live.currency,
         simulated=is_simulated(workload, live),
@@ -240,6 +252,8 @@ def job(uow: UnitOfWork, workload: Workload, live: Live, names: Mapping[int, str
         promotion_name=names.get(money.promotion_id or 0, ""),
         currency=live.currency,
         lease_id=workload.id,
+        ends_at=instant(money.ends_ms),
+        ending=None if money.ending is None else explanation(money.ending),
         explanation=explanation(why_now(workload, live)),
         log_bytes=live.log_bytes.get(workload.id, 0),
         simulated=is_simulated(workload, live),
@@ -257,7 +271,9 @@ def _eta_end(workload: Workload, start_ms: int | None, progress: float | None, n
     return min(latest_ms, start_ms + (now_ms - start_ms) * 1000 // thousandths)
 
 
-def charge_line(line: Line, names: Mapping[int, str]) -> models.ChargeLine:
+def charge_line(
+    line: Line, names: Mapping[int, str], charge_id: int | None = None, *, refunded: bool = False
+) -> models.ChargeLine:
     """A priced interval; quantities in seconds, rounded down (amounts come from milliseconds)."""
     seconds = (line.until_ms - line.from_ms) * (line.gpu_count if line.unit == "gpu_hour" else 1) // 1000
     return models.ChargeLine.model_validate(
@@ -273,16 +289,22 @@ def charge_line(line: Line, names: Mapping[int, str]) -> models.ChargeLine:
             "price_id": line.price_id,
             "promotion_id": line.promotion_id,
             "promotion_name": names.get(line.promotion_id or 0, ""),
+            "stacked_promotion_id": line.stacked_promotion_id,
+            "stacked_promotion_name": names.get(line.stacked_promotion_id or 0, ""),
+            "charge_id": charge_id,
+            "refunded": refunded,
         }
     )
 
 
 def receipt(
-    workload: Workload, charges: Iterable[Transfer], ledger_micros: int, names: Mapping[int, str], currency: str
+    workload: Workload, booked: Sequence[Transfer], ledger_micros: int, names: Mapping[int, str], currency: str
 ) -> models.Receipt:
-    """All settled lines of a lease."""
-    lines = tuple(t.line for t in charges if t.line is not None)
-    total = metering.total_micros(lines)
+    """All settled lines of a lease, each with whether it was refunded."""
+    refunded = {t.reverses for t in booked if t.reverses is not None}
+    charges = [(t.id, t.line) for t in booked if t.kind == "charge" and t.line is not None]
+    kept = [line for charge_id, line in charges if charge_id not in refunded]
+    total = metering.total_micros(kept)
     return models.Receipt(
         lease_id=workload.id,
         workload_id=workload.id,
@@ -290,10 +312,11 @@ def receipt(
         owner=workload.owner,
         account=workload.account,
         gpu_type=workload.gpu_type,
-        lines=tuple(charge_line(line, names) for line in lines),
+        lines=tuple(charge_line(line, names, id_, refunded=id_ in refunded) for id_, line in charges),
         total_micros=total,
         ledger_micros=ledger_micros,
-        saved_micros=max(0, metering.list_micros(lines) - total),
+        saved_micros=max(0, metering.list_micros(kept) - total),
+        refunded_micros=sum(line.amount_micros for charge_id, line in charges if charge_id in refunded),
         currency=currency,
         settled=workload.state == "ended",
         simulated=workload.simulated,
@@ -320,61 +343,6 @@ def price(version: PriceVersion) -> models.Price:
     )
 
 
-def quota_use(state: QuotaState, currency: str) -> models.QuotaUse:
-    """A limit as it stands; what is over the limit (after a cut) shows as used, with nothing left."""
-    quota = state.quota
-    return models.QuotaUse(
-        quota_id=quota.id,
-        label=quotas.label(quota, currency),
-        scope=models.QuotaScope(quota.scope),
-        name=quota.name,
-        metric=models.QuotaMetric(quota.metric),
-        window=quota.window,  # type: ignore[arg-type]
-        gpu_type=quota.gpu_type,
-        limit=quota.limit,
-        used=state.used,
-        reserved=state.reserved,
-        left=state.left,
-        resets_at=instant(state.resets_ms),
-    )
-
-
-def promotion(
-    value: Promotion, customer: Customer, now_ms: int, *, gpu_type: str | None = None, promo_code: str | None = None
-) -> models.Promotion:
-    """A promotion as this customer sees it now; its code stays secret."""
-    why_not = promotions.why_not(value, customer, gpu_type=gpu_type, promo_code=promo_code, at_ms=now_ms)
-    return models.Promotion(
-        id=value.id,
-        name=value.name,
-        percent_off=value.percent_off,
-        fixed_per_gpu_hour_micros=value.fixed_per_gpu_hour_micros,
-        gpu_types=value.gpu_types,
-        needs_code=value.code is not None,
-        starts_at=at(value.starts_ms),
-        ends_at=at(value.ends_ms),
-        weekly=tuple(
-            models.WeeklyWindow(days=w.days, from_minute=w.from_minute, to_minute=w.to_minute) for w in value.weekly
-        ),
-        time_zone=value.time_zone,
-        active=promotions.active_at(value, now_ms),
-        changes_at=instant(promotions.next_change(value, now_ms)),
-        eligible=why_not is None,
-        why_not=None if why_not is None else explanation(why_not),
-    )
-
-
-def account(account_id: str, granted: int, spent: int, held: int) -> models.Account:
-    """An account's credit."""
-    return models.Account(
-        id=account_id,
-        granted_micros=granted,
-        spent_micros=spent,
-        held_micros=held,
-        left_micros=max(0, granted - spent - held),
-    )
-
-
 def why(workload: Workload, events: Iterable[WorkloadEvent], live: Live) -> models.Why:
     """The explanation with the recorded history."""
     return models.Why(
@@ -389,6 +357,8 @@ def why(workload: Workload, events: Iterable[WorkloadEvent], live: Live) -> mode
 def audit_line(entry: AuditEntry) -> models.AuditLine:
     """One line of the audit."""
     return models.AuditLine(
+        id=entry.id,
+        sha256=entry.sha256,
         at=at(entry.at_ms),
         actor=entry.actor,
         action=entry.action,

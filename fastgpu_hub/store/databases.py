@@ -22,6 +22,9 @@ ADVISORY_LOCK = 0x66617374677075
 
 _RETRY_SECONDS = 0.1
 
+_WRITER_CACHE_KIB = 65_536
+_CHECKPOINT_PAGES = 16_000
+
 
 class Database(Protocol):
     """What differs between databases. Connections of the writer are used by one thread at a time."""
@@ -95,6 +98,11 @@ class SqliteDatabase:
         if raw.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
             raise StoreError(f"{self._path} cannot be used safely there (a network file system?): it refuses WAL mode")
         raw.execute(f"PRAGMA synchronous = {'OFF' if self._temporary else 'FULL'}")
+        # The ledger's indexes grow everywhere at once: pages that stay in memory and are written to the file together,
+        # rather than once per commit, make the difference.
+        raw.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
+        raw.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+        raw.execute("PRAGMA temp_store = MEMORY")
         raw.execute("PRAGMA foreign_keys = ON")
         raw.execute("PRAGMA recursive_triggers = ON")  # else INSERT OR REPLACE would delete past the triggers
 

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from operator import attrgetter
 from typing import Any
 
-from fastgpu_hub.broker.ports.records import AuditEntry, Hold, IdempotencyKey, Workload, WorkloadEvent
+from fastgpu_hub.broker.ports import chain
+from fastgpu_hub.broker.ports.records import (
+    Ask,
+    AuditEntry,
+    AuditLink,
+    Hold,
+    IdempotencyKey,
+    Notice,
+    PromotionCode,
+    Redemption,
+    Workload,
+    WorkloadEvent,
+)
+from fastgpu_hub.pricing.credits import Grant
 from fastgpu_hub.pricing.explain import Explained, Refused
 from fastgpu_hub.pricing.ledger import Transfer
 from fastgpu_hub.pricing.metering import GPU_HOUR, Line
 from fastgpu_hub.pricing.pricebook import PriceVersion, Rate
 from fastgpu_hub.pricing.promotions import Promotion
-from fastgpu_hub.pricing.quotas import Quota
+from fastgpu_hub.pricing.quotas import Extra, Quota
 from fastgpu_hub.pricing.windows import WeeklyWindow
 
 Row = Mapping[str, Any]
@@ -35,9 +49,21 @@ def _names(record: type) -> tuple[str, ...]:
 
 _WORKLOAD = _names(Workload)
 _LINE = _names(Line)
+_TRANSFER = _names(Transfer)[1:]  # without its id
+_AT_LINE = _TRANSFER.index("line")
+_OF_LINE = tuple(name for name in _LINE if name != "amount_micros")
+_NO_LINE = (*(None for _ in _OF_LINE), 0, 0)
+# In the table, the amount of a transfer is its line's too, and ``by`` is called otherwise.
+TRANSFER_COLUMNS = (
+    "id",
+    *("made_by" if name == "by" else name for name in _TRANSFER if name != "line"),
+    *(*_OF_LINE, "gpu_ms", "saved_micros"),
+)
+_but_id = attrgetter(*_TRANSFER)
+_of_line = attrgetter(*_OF_LINE)
 _HOLD = tuple(name for name in _names(Hold) if name not in ("id", "lines"))
 _KEY = _names(IdempotencyKey)
-_PROMOTION = tuple(name for name in _names(Promotion) if name != "id")
+_PROMOTION = tuple(name for name in _names(Promotion) if name not in ("id", "family"))
 
 
 def workload_row(workload: Workload) -> dict[str, Any]:
@@ -48,6 +74,7 @@ def workload_row(workload: Workload) -> dict[str, Any]:
     row["spec"] = to_json(workload.spec)
     row["explanation"] = _explained_text(workload.explanation)
     row["stop_reason"] = _explained_text(workload.stop_reason)
+    row["ending"] = _explained_text(workload.ending)
     return row
 
 
@@ -61,6 +88,7 @@ def workload_of(row: Row) -> Workload:
             "spec": from_json(row["spec"]),
             "explanation": _explained_of(row["explanation"]),
             "stop_reason": _explained_of(row["stop_reason"]),
+            "ending": _explained_of(row["ending"]),
         }
     )
 
@@ -109,7 +137,13 @@ def hold_line_rows(hold: Hold) -> list[dict[str, Any]]:
     """The rows of an open hold's lines."""
     whose = {"hold_id": hold.id, "owner": hold.owner, "account": hold.account, "gpu_type": hold.gpu_type}
     return [
-        {**whose, "position": position, "gpu_ms": _gpu_ms(line), **{name: getattr(line, name) for name in _LINE}}
+        {
+            **whose,
+            "position": position,
+            "gpu_ms": _gpu_ms(line),
+            "saved_micros": line.saved_micros,
+            **{name: getattr(line, name) for name in _LINE},
+        }
         for position, line in enumerate(hold.lines)
     ]
 
@@ -123,25 +157,30 @@ def _gpu_ms(line: Line | None) -> int:
     return line.quantity if line is not None and line.unit == GPU_HOUR else 0
 
 
-def transfer_row(transfer: Transfer) -> dict[str, Any]:
-    """All columns of a transfer but its id. Raises ValueError when its amount is not its line's."""
-    line = transfer.line
-    if line is not None and line.amount_micros != transfer.amount_micros:
-        raise ValueError(f"a transfer of {transfer.amount_micros} cannot carry a line of {line.amount_micros}")
-    return {
-        **{name: getattr(line, name, None) for name in _LINE},
-        "kind": transfer.kind,
-        "debit": transfer.debit,
-        "credit": transfer.credit,
-        "amount_micros": transfer.amount_micros,
-        "at_ms": transfer.at_ms,
-        "workload_id": transfer.workload_id,
-        "owner": transfer.owner,
-        "gpu_type": transfer.gpu_type,
-        "gpu_ms": _gpu_ms(line),
-        "note": transfer.note,
-        "made_by": transfer.by,
-    }
+def numbered(transfers: Sequence[Transfer], ids: Iterable[int]) -> tuple[list[Transfer], list[tuple[Any, ...]]]:
+    """The transfers with these ids, and the values of TRANSFER_COLUMNS of each.
+
+    Raises ValueError when an amount is not its line's, and for a charge or refund without line, owner or GPU type.
+    """
+    written: list[Transfer] = []
+    values: list[tuple[Any, ...]] = []
+    for new, transfer in zip(ids, transfers, strict=True):
+        fields = _but_id(transfer)
+        written.append(Transfer(new, *fields))
+        line = transfer.line
+        if line is None:
+            of_line = _NO_LINE
+            if transfer.kind in ("charge", "refund"):
+                raise ValueError(f"a {transfer.kind} carries its line")
+        elif line.amount_micros != transfer.amount_micros:
+            raise ValueError(f"a transfer of {transfer.amount_micros} cannot carry a line of {line.amount_micros}")
+        elif transfer.owner is None or transfer.gpu_type is None:
+            raise ValueError(f"a {transfer.kind} carries its owner and GPU type")
+        else:
+            saved_micros = line.saved_micros if line.rate_micros != line.list_rate_micros else 0
+            of_line = (*_of_line(line), _gpu_ms(line), saved_micros)
+        values.append((new, *fields[:_AT_LINE], *fields[_AT_LINE + 1 :], *of_line))
+    return written, values
 
 
 def transfer_of(row: Row) -> Transfer:
@@ -157,6 +196,8 @@ def transfer_of(row: Row) -> Transfer:
         owner=row["owner"],
         gpu_type=row["gpu_type"],
         line=None if row["unit"] is None else line_of(row),
+        reverses=row["reverses"],
+        grant_id=row["grant_id"],
         note=row["note"],
         by=row["made_by"],
     )
@@ -169,8 +210,9 @@ def price_of(row: Row) -> PriceVersion:
 
 
 def promotion_row(promotion: Promotion) -> dict[str, Any]:
-    """All columns of a promotion but its id."""
+    """All columns of a version of a promotion but its id; the first version's family is its own id, kept as NULL."""
     row = {name: getattr(promotion, name) for name in _PROMOTION}
+    row["family"] = promotion.family or None
     row["gpu_types"] = to_json(promotion.gpu_types)
     row["audience"] = to_json(promotion.audience)
     row["weekly"] = to_json([[window.days, window.from_minute, window.to_minute] for window in promotion.weekly])
@@ -178,16 +220,31 @@ def promotion_row(promotion: Promotion) -> dict[str, Any]:
 
 
 def promotion_of(row: Row) -> Promotion:
-    """The promotion of a row."""
+    """The version of a promotion of a row."""
     weekly = tuple(WeeklyWindow(tuple(days), start, end) for days, start, end in from_json(row["weekly"]))
     return Promotion(
         **{
             **row,
+            "family": row["family"] or row["id"],
             "gpu_types": tuple(from_json(row["gpu_types"])),
             "audience": tuple(from_json(row["audience"])),
             "weekly": weekly,
         }
     )
+
+
+def code_row(code: PromotionCode) -> dict[str, Any]:
+    """All columns of a code; its uses are counted, not kept."""
+    return {name: value for name, value in _plain(code).items() if name != "uses"}
+
+
+def redemption_row(redemption: Redemption) -> dict[str, Any]:
+    """All columns of a redemption but its id."""
+    return _plain(redemption)
+
+
+def _plain(record: Any) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in _names(type(record)) if name != "id"}
 
 
 def quota_row(quota: Quota) -> dict[str, Any]:
@@ -200,6 +257,10 @@ def quota_row(quota: Quota) -> dict[str, Any]:
         "period": quota.window,
         "gpu_type": quota.gpu_type,
         "time_zone": quota.time_zone,
+        "soft": quota.soft,
+        "starts_ms": quota.starts_ms,
+        "ends_ms": quota.ends_ms,
+        "rolling_ms": quota.rolling_ms,
     }
 
 
@@ -214,7 +275,55 @@ def quota_of(row: Row) -> Quota:
         window=row["period"],
         gpu_type=row["gpu_type"],
         time_zone=row["time_zone"],
+        soft=row["soft"],
+        starts_ms=row["starts_ms"],
+        ends_ms=row["ends_ms"],
+        rolling_ms=row["rolling_ms"],
     )
+
+
+def extra_row(extra: Extra) -> dict[str, Any]:
+    """All columns of an extra but its id."""
+    return _plain(extra)
+
+
+def extra_of(row: Row) -> Extra:
+    """The extra of a row."""
+    return Extra(**row)
+
+
+def grant_row(grant: Grant) -> dict[str, Any]:
+    """All columns of a grant but its id."""
+    row = _plain(grant)
+    row["made_by"] = row.pop("by")
+    return row
+
+
+def grant_of(row: Row) -> Grant:
+    """The grant of a row."""
+    plain = dict(row)
+    by = plain.pop("made_by")
+    return Grant(**plain, by=by)
+
+
+def ask_row(ask: Ask) -> dict[str, Any]:
+    """All columns of a request for more but its id."""
+    return _plain(ask)
+
+
+def ask_of(row: Row) -> Ask:
+    """The request for more of a row."""
+    return Ask(**row)
+
+
+def notice_row(notice: Notice) -> dict[str, Any]:
+    """All columns of a notice but its id."""
+    return {**_plain(notice), "explanation": _explained_text(notice.explanation)}
+
+
+def notice_of(row: Row) -> Notice:
+    """The notice of a row."""
+    return Notice(**{**row, "explanation": _explained_of(row["explanation"])})
 
 
 def key_row(entry: IdempotencyKey) -> dict[str, Any]:
@@ -227,19 +336,14 @@ def key_of(row: Row) -> IdempotencyKey:
     return IdempotencyKey(**row)
 
 
-def audit_row(entry: AuditEntry) -> dict[str, Any]:
-    """All columns of an audit entry but its id."""
-    return {
-        "at_ms": entry.at_ms,
-        "actor": entry.actor,
-        "action": entry.action,
-        "subject": entry.subject,
-        "before": None if entry.before is None else to_json(entry.before),
-        "after": None if entry.after is None else to_json(entry.after),
-    }
+def audit_link(entry: AuditEntry, new_id: int, previous: str) -> AuditLink:
+    """The entry as it is stored, chained to the one whose SHA-256 is ``previous``."""
+    before, after = (None if plain is None else to_json(plain) for plain in (entry.before, entry.after))
+    link = AuditLink(new_id, entry.at_ms, entry.actor, entry.action, entry.subject, before, after, "")
+    return replace(link, sha256=chain.sha256_of(previous, link))
 
 
 def audit_of(row: Row) -> AuditEntry:
     """The audit entry of a row."""
     before, after = (None if text is None else from_json(text) for text in (row["before"], row["after"]))
-    return AuditEntry(row["at_ms"], row["actor"], row["action"], row["subject"], before, after)
+    return AuditEntry(**{**row, "before": before, "after": after})

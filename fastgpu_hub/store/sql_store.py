@@ -10,7 +10,7 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from fastgpu_hub.broker.ports.store import StoreUnavailable, UnitOfWork
-from fastgpu_hub.store import migrate
+from fastgpu_hub.store import migrate, rollups
 from fastgpu_hub.store.databases import Database, database_of
 from fastgpu_hub.store.errors import is_operational, unavailable
 from fastgpu_hub.store.unit_of_work import SqlUnitOfWork
@@ -71,12 +71,15 @@ class SqlStore:
         self._database.close()
 
 
-def open_store(db_url: str, *, busy_timeout_seconds: float = 5.0, writer_wait_seconds: float = 10.0) -> SqlStore:
-    """Open the store as its only writer and bring its schema up to date. Blocks until it can be used.
+def open_store(
+    db_url: str, *, time_zone: str = "UTC", busy_timeout_seconds: float = 5.0, writer_wait_seconds: float = 10.0
+) -> SqlStore:
+    """Open the store as its only writer and bring its schema and sums of usage up to date. Blocks until it can be used.
 
     ``db_url`` is ``sqlite:///path``, ``postgresql://…``, or ``sqlite://`` for a temporary store. A statement waits
     ``busy_timeout_seconds`` for a lock that somebody else holds on the data; another FastGPU service that still
-    writes to the database gets ``writer_wait_seconds`` to go.
+    writes to the database gets ``writer_wait_seconds`` to go. Usage is added up by the months of ``time_zone``; when
+    that is another than before it is added up anew, which takes some seconds for every million charges.
 
     Raises AnotherWriter when it does not go, NewerDatabase when the schema is later than this code's, StoreError for a
     URL or file that cannot be used, StoreUnavailable when the database does not answer.
@@ -91,6 +94,12 @@ def open_store(db_url: str, *, busy_timeout_seconds: float = 5.0, writer_wait_se
             with connection.begin():
                 migrate.upgrade(connection)
             database.end_migration(connection)
+        with connection.begin():
+            rollups.prepare(connection, time_zone)
+        more = True
+        while more:
+            with connection.begin():
+                more = rollups.follow(connection)
 
     writer = Writer(database, prepare, writer_wait_seconds)
     try:

@@ -1,7 +1,8 @@
 """The schema. Instants are UTC milliseconds, money is micro-units, both BIGINT; small structures are JSON in TEXT.
 
-``transfers``, ``workload_events`` and ``audit`` are append-only: triggers, made by the migrations, refuse UPDATE and
-DELETE. ``hold_lines`` has rows for open holds only, so that what is held is one sum over a small table.
+``transfers``, ``workload_events``, ``promotions``, ``redemptions``, ``grants`` and ``audit`` are append-only: triggers,
+made by the migrations, refuse UPDATE and DELETE. ``hold_lines`` has rows for open holds only, so that what is held is
+one sum over a small table.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
     text,
 )
 
@@ -47,6 +49,9 @@ def _not_negative(*columns: str) -> list[CheckConstraint]:
 def _where(condition: str) -> dict[str, Any]:
     return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
 
+
+# With the kind, though it is the same in all of a partial index: SQLite looks for it there.
+_SUMMED = ("gpu_type", "amount_micros", "gpu_ms", "kind")
 
 workloads = Table(
     "workloads",
@@ -79,6 +84,8 @@ workloads = Table(
     Column("simulated", Boolean, nullable=False),
     Column("explanation", Text),
     Column("stop_reason", Text),
+    Column("ending", Text),
+    Column("announced_minutes", Integer),
     *_not_negative("gpu_count", "time_limit_ms", "max_cost_micros"),
     CheckConstraint("state IN ('queued', 'granted', 'running', 'stopping', 'ended')", name="state"),
     Index("ix_workloads_state", "state", "requested_ms"),
@@ -133,15 +140,18 @@ hold_lines = Table(
     Column("amount_micros", BigInteger, nullable=False),
     Column("price_id", BigInteger, nullable=False),
     Column("promotion_id", BigInteger),
+    Column("stacked_promotion_id", BigInteger),
     Column("gpu_ms", BigInteger, nullable=False),
+    Column("saved_micros", BigInteger, nullable=False, server_default=text("0")),
     *_not_negative("gpu_count", "rate_micros", "list_rate_micros", "amount_micros", "gpu_ms"),
     CheckConstraint("from_ms <= until_ms", name="interval"),
     Index("ix_hold_lines_account", "account", "from_ms"),
     Index("ix_hold_lines_owner", "owner", "from_ms"),
 )
 
-# A charge's line is in its own columns; its amount is the transfer's. The indexes hold all that a sum reads, so that
-# adding up a class's week touches no row of the table.
+# A charge's line is in its own columns; its amount is the transfer's. The single writer gives the ids. The partial
+# indexes hold all that a sum over part of a month reads, so that it touches no row of the table; whole months are in
+# the rollups.
 transfers = Table(
     "transfers",
     metadata,
@@ -162,17 +172,23 @@ transfers = Table(
     Column("list_rate_micros", BigInteger),
     Column("price_id", BigInteger),
     Column("promotion_id", BigInteger),
+    Column("stacked_promotion_id", BigInteger),
     Column("gpu_ms", BigInteger, nullable=False),
+    Column("saved_micros", BigInteger, nullable=False, server_default=text("0")),
+    Column("reverses", BigInteger),
+    Column("grant_id", BigInteger),
     Column("note", String, nullable=False),
     Column("made_by", String, nullable=False),
     *_not_negative("amount_micros", "gpu_count", "rate_micros", "list_rate_micros", "gpu_ms"),
     CheckConstraint("debit <> credit", name="two_accounts"),
     CheckConstraint("from_ms <= until_ms", name="interval"),
     Index("ix_transfers_workload_id", "workload_id"),
-    Index("ix_transfers_granted", "kind", "credit", "amount_micros"),
-    Index("ix_transfers_charged_account", "kind", "debit", "from_ms", "owner", "gpu_type", "amount_micros", "gpu_ms"),
-    Index("ix_transfers_charged_owner", "kind", "owner", "from_ms", "debit", "gpu_type", "amount_micros", "gpu_ms"),
-    Index("ix_transfers_charged_time", "kind", "from_ms", "gpu_type", "amount_micros", "gpu_ms"),
+    Index("ix_transfers_credits", "kind", "debit", "credit", **_where("kind <> 'charge'")),
+    Index("ix_transfers_account", "debit", "from_ms", "owner", *_SUMMED, **_where("kind = 'charge'")),
+    Index("ix_transfers_owner", "owner", "from_ms", "debit", *_SUMMED, **_where("kind = 'charge'")),
+    Index("ix_transfers_from_ms", "from_ms", *_SUMMED, **_where("kind = 'charge'")),
+    Index("ix_transfers_refunds", "credit", "from_ms", "owner", *_SUMMED, **_where("kind = 'refund'")),
+    Index("ix_transfers_reverses", "reverses", unique=True, **_where("reverses IS NOT NULL")),
     sqlite_autoincrement=True,
 )
 
@@ -190,24 +206,61 @@ prices = Table(
     sqlite_autoincrement=True,
 )
 
+# A promotion is never changed: an edit is a new row of the same family (NULL in the first, which names the family).
 promotions = Table(
     "promotions",
     metadata,
     _id(),
+    Column("family", BigInteger),
+    Column("version", Integer, nullable=False),
     Column("name", String, nullable=False),
     Column("starts_ms", BigInteger, nullable=False),
     Column("ends_ms", BigInteger, nullable=False),
     Column("percent_off", Integer),
     Column("fixed_per_gpu_hour_micros", BigInteger),
+    Column("free_gpu_ms", BigInteger),
+    Column("credit_micros", BigInteger),
+    Column("credit_days", Integer),
     Column("gpu_types", Text, nullable=False),
     Column("audience", Text, nullable=False),
-    Column("code", String),
+    Column("needs_code", Boolean, nullable=False),
     Column("weekly", Text, nullable=False),
     Column("time_zone", String, nullable=False),
+    Column("published", Boolean, nullable=False),
+    Column("stacks", Boolean, nullable=False),
+    Column("max_redemptions", Integer),
+    Column("max_per_person", Integer, nullable=False),
+    Column("budget_micros", BigInteger),
     Column("created_by", String, nullable=False),
-    *_not_negative("fixed_per_gpu_hour_micros"),
+    *_not_negative("fixed_per_gpu_hour_micros", "free_gpu_ms", "credit_micros", "max_redemptions", "budget_micros"),
     CheckConstraint("percent_off BETWEEN 0 AND 100", name="percent_off"),
-    CheckConstraint("(percent_off IS NULL) <> (fixed_per_gpu_hour_micros IS NULL)", name="one_kind"),
+    Index("ix_promotions_family", "family", "version", unique=True, **_where("family IS NOT NULL")),
+    sqlite_autoincrement=True,
+)
+
+promotion_codes = Table(
+    "promotion_codes",
+    metadata,
+    Column("code", String, primary_key=True),
+    Column("family", BigInteger, ForeignKey("promotions.id"), nullable=False),
+    Column("max_uses", Integer),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("created_by", String, nullable=False),
+    *_not_negative("max_uses"),
+    Index("ix_promotion_codes_family", "family"),
+)
+
+redemptions = Table(
+    "redemptions",
+    metadata,
+    _id(),
+    Column("family", BigInteger, ForeignKey("promotions.id"), nullable=False),
+    Column("owner", String, nullable=False),
+    Column("account", String, nullable=False),
+    Column("code", String, ForeignKey("promotion_codes.code")),
+    Column("at_ms", BigInteger, nullable=False),
+    Index("ix_redemptions_family", "family", "owner"),
+    Index("ix_redemptions_code", "code"),
     sqlite_autoincrement=True,
 )
 
@@ -222,7 +275,79 @@ quotas = Table(
     Column("period", String, nullable=False),
     Column("gpu_type", String),
     Column("time_zone", String, nullable=False),
+    Column("soft", Boolean, nullable=False, server_default=false()),
+    Column("starts_ms", BigInteger),
+    Column("ends_ms", BigInteger),
+    Column("rolling_ms", BigInteger),
     *_not_negative("maximum"),
+    sqlite_autoincrement=True,
+)
+
+quota_extras = Table(
+    "quota_extras",
+    metadata,
+    _id(),
+    Column("quota_id", BigInteger, nullable=False),
+    Column("owner", String, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("from_ms", BigInteger, nullable=False),
+    Column("until_ms", BigInteger),
+    *_not_negative("amount"),
+    sqlite_autoincrement=True,
+)
+
+grants = Table(
+    "grants",
+    metadata,
+    _id(),
+    Column("account", String, nullable=False),
+    Column("amount_micros", BigInteger, nullable=False),
+    Column("granted_ms", BigInteger, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("expires_ms", BigInteger),
+    Column("rollover_percent", Integer, nullable=False),
+    Column("source", String, nullable=False),
+    Column("note", String, nullable=False),
+    Column("made_by", String, nullable=False),
+    *_not_negative("amount_micros"),
+    CheckConstraint("rollover_percent BETWEEN 0 AND 100", name="rollover_percent"),
+    Index("ix_grants_account", "account"),
+    Index("ix_grants_expires_ms", "expires_ms", **_where("expires_ms IS NOT NULL")),
+    sqlite_autoincrement=True,
+)
+
+asks = Table(
+    "asks",
+    metadata,
+    _id(),
+    Column("owner", String, nullable=False),
+    Column("account", String, nullable=False),
+    Column("quota_id", BigInteger),
+    Column("amount", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("state", String, nullable=False),
+    Column("asked_ms", BigInteger, nullable=False),
+    Column("decided_ms", BigInteger),
+    Column("decided_by", String, nullable=False),
+    Column("answer", Text, nullable=False),
+    *_not_negative("amount"),
+    CheckConstraint("state IN ('open', 'approved', 'declined', 'withdrawn')", name="state"),
+    Index("ix_asks_owner", "owner"),
+    Index("ix_asks_state", "state"),
+    sqlite_autoincrement=True,
+)
+
+notices = Table(
+    "notices",
+    metadata,
+    _id(),
+    Column("owner", String, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("explanation", Text, nullable=False),
+    Column("workload_id", String),
+    Column("ends_ms", BigInteger),
+    Index("ix_notices_owner", "owner", "id"),
     sqlite_autoincrement=True,
 )
 
@@ -249,6 +374,7 @@ audit = Table(
     Column("subject", String, nullable=False),
     Column("before", Text),
     Column("after", Text),
+    Column("sha256", String, nullable=False),
     sqlite_autoincrement=True,
 )
 

@@ -2,6 +2,7 @@
 
 A durable commit costs a wait for the disk. The writer therefore takes everything that waits (at most ``GROUP_LIMIT``)
 into one transaction, each in a savepoint of its own, and commits once. Nobody hears of a result before that commit.
+When nobody waits, or much has been written, it lets the sums of usage follow the ledger.
 """
 
 from __future__ import annotations
@@ -15,17 +16,24 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, RootTransaction
 from sqlalchemy.exc import SQLAlchemyError
 
 from fastgpu_hub.broker.ports.store import StoreUnavailable, UnitOfWork
+from fastgpu_hub.store import rollups
 from fastgpu_hub.store.databases import Database
 from fastgpu_hub.store.errors import StoreError, is_operational, unavailable
+from fastgpu_hub.store.ledger_table import TransferIds
 from fastgpu_hub.store.unit_of_work import SqlUnitOfWork
 
 T = TypeVar("T")
 
 GROUP_LIMIT = 256
+
+# The sums of usage follow after so long without a write, or when so many transfers are not in them: every question adds
+# those up again.
+IDLE_SECONDS = 0.1
+TAIL_LIMIT = 100_000
 
 # How long a lost commit may take to find out about, and how long a reconnect waits for its own old session to go.
 _IN_DOUBT_SECONDS = 10.0
@@ -65,6 +73,7 @@ class Writer:
         self._door = threading.Lock()
         self._closed = False
         self._connection: Connection | None = None
+        self._tail = 0  # transfers committed since the sums of usage followed
         self._thread = threading.Thread(
             target=self._run, args=(prepare, wait_seconds), name="fastgpu-store-writer", daemon=True
         )
@@ -108,34 +117,43 @@ class Writer:
             self._ready.set_exception(unavailable(error) if is_operational(error) else error)
             return
         self._ready.set_result(None)
-        while group := self._take():
+        while (group := self._take(IDLE_SECONDS if self._tail else None)) is not None:
             self._write(group)
             self._deliver(group)
+            if self._tail and (not group or self._tail >= TAIL_LIMIT):
+                self._follow()
             del group  # keeps nobody's results alive while waiting for the next
         self._disconnect()
 
-    def _take(self) -> list[_Call]:
-        """Wait for a call, then take all that wait behind it; empty when closed."""
+    def _take(self, seconds: float | None) -> list[_Call] | None:
+        """Wait for a call, then take all that wait behind it; empty after so many seconds, None when closed."""
         group: list[_Call] = []
         with contextlib.suppress(queue.Empty):
             while len(group) < GROUP_LIMIT:
-                call = self._queue.get(block=not group)
+                call = self._queue.get(block=not group, timeout=seconds)
                 if call is None:
                     self._queue.put(None)  # nothing comes behind it: found again by the next take
-                    break
+                    return group or None
                 group.append(call)
         return group
 
     def _write(self, group: list[_Call]) -> None:
+        if not group:
+            return
         token: int | None = None
         try:
             if self._connection is None:
                 self._connection = self._database.connect_writer(_RECONNECT_SECONDS)
             transaction = self._connection.begin()
-            for call in group:
-                _attempt(self._connection, call)
+            ids = TransferIds(self._connection)
+            if len(group) == 1:
+                transaction = _attempt_alone(self._connection, group[0], ids, transaction)
+            else:
+                for call in group:
+                    _attempt(self._connection, call, ids)
             token = self._database.commit_token(self._connection)
             transaction.commit()
+            self._tail += ids.given
         except Exception as error:
             self._disconnect()
             if token is not None and self._was_committed(token):
@@ -143,6 +161,18 @@ class Writer:
             _log.warning("%d writes failed together: %s", len(group), unavailable(error))
             for call in group:
                 call.error = unavailable(error)
+
+    def _follow(self) -> None:
+        """Let the sums of usage take in what is new. What fails is left for after the next write: nothing needs it."""
+        self._tail = 0
+        try:
+            if self._connection is None:
+                self._connection = self._database.connect_writer(_RECONNECT_SECONDS)
+            with self._connection.begin():
+                self._tail = int(rollups.follow(self._connection))
+        except Exception as error:
+            self._disconnect()
+            _log.warning("the sums of usage could not follow the ledger: %s", unavailable(error))
 
     def _was_committed(self, token: int) -> bool:
         """Find out about a transaction whose connection broke while it was being committed."""
@@ -173,16 +203,38 @@ def _deliver_all(calls: list[_Call]) -> None:
         call.deliver()
 
 
-def _attempt(connection: Connection, call: _Call) -> None:
-    """Run one call in a savepoint. Raises only when the transaction as a whole is lost."""
-    connection.exec_driver_sql("SAVEPOINT one_call")
+def _attempt_alone(
+    connection: Connection, call: _Call, ids: TransferIds, transaction: RootTransaction
+) -> RootTransaction:
+    """Run a call that is the whole transaction: a savepoint would cost it a copy of every page it changes.
+
+    Returns the transaction to commit, a new one when the call failed. Raises only when the connection is lost.
+    """
     try:
-        call.result = call.work(SqlUnitOfWork(connection))
-        connection.exec_driver_sql("RELEASE SAVEPOINT one_call")
+        call.result = call.work(SqlUnitOfWork(connection, ids))
+        return transaction
     except BaseException as error:
         if connection.invalidated:
             raise unavailable(error) from error
-        connection.exec_driver_sql("ROLLBACK TO SAVEPOINT one_call")
-        connection.exec_driver_sql("RELEASE SAVEPOINT one_call")
+        transaction.rollback()
+        call.error = unavailable(error) if is_operational(error) else error
+        return connection.begin()
+
+
+def _attempt(connection: Connection, call: _Call, ids: TransferIds) -> None:
+    """Run one call in a savepoint. Raises only when the transaction as a whole is lost."""
+    driver: Any = connection.connection.driver_connection  # three statements that need nothing of what SQLAlchemy does
+    driver.execute("SAVEPOINT one_call")
+    try:
+        call.result = call.work(SqlUnitOfWork(connection, ids))
+        driver.execute("RELEASE SAVEPOINT one_call")
+    except BaseException as error:
+        if connection.invalidated:
+            raise unavailable(error) from error
+        try:
+            driver.execute("ROLLBACK TO SAVEPOINT one_call")
+        except Exception:  # a full disk makes SQLite take back the whole transaction by itself
+            raise unavailable(error) from error
+        driver.execute("RELEASE SAVEPOINT one_call")
         call.result = None
         call.error = unavailable(error) if is_operational(error) else error

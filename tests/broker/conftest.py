@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from dataclasses import dataclass, field
 
 import pytest
 
 from fastgpu import models
+from fastgpu_hub.broker import books
 from fastgpu_hub.broker.actors import Actor
 from fastgpu_hub.broker.broker import Broker
-from fastgpu_hub.broker.lifecycle import Settings
 from fastgpu_hub.broker.ports.store import StoreUnavailable
 from fastgpu_hub.broker.ports.world import GpuDevice, GpuSample, HubUnavailable, HubUser
 from fastgpu_hub.broker.reconcile import find_problems, reconcile
+from fastgpu_hub.broker.settings import Settings
 from fastgpu_hub.engines.fake import FakeEngine
 from fastgpu_hub.pricing.ledger import check_balanced
 from fastgpu_hub.store import open_store
@@ -240,12 +242,27 @@ def no_patience(monkeypatch):
     monkeypatch.setattr("fastgpu_hub.broker.runtime.RETRY_SECONDS", 0.01)
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory):
+    """A database with its tables and nothing in them; copying it is faster than making it."""
+    path = tmp_path_factory.mktemp("empty") / "fastgpu.sqlite"
+    asyncio.run(open_store(f"sqlite:///{path}").close())
+    return path
+
+
 @pytest.fixture
-def database(request, tmp_path) -> str:
+def database(request, tmp_path, empty_database) -> str:
     """URL of an empty SQLite database; of PostgreSQL where the test is parametrised with ``postgres``."""
     if getattr(request, "param", "sqlite") == "postgres":
         return request.getfixturevalue("postgres_url")
+    shutil.copy(empty_database, tmp_path / "fastgpu.sqlite")
     return f"sqlite:///{tmp_path}/fastgpu.sqlite"
+
+
+def everything_fits(uow) -> None:
+    """The books replayed from the first entry to the last, as an administrator checks them."""
+    for report in (books.check_audit(uow, lambda *_: None), books.check_ledger(uow, lambda *_: None)):
+        assert [str(fault) for fault in report.faults] == []
 
 
 @pytest.fixture
@@ -258,4 +275,5 @@ async def world(database):
     await world.settle_down()
     await world.store.read(lambda uow: check_balanced(uow.transfers()))
     assert await find_problems(world.broker.runtime) == []
+    await world.store.read(everything_fits)
     await world.close()

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from fastgpu import models
-from fastgpu_hub.broker import lifecycle, reconcile
+from fastgpu_hub.broker import funding, reconcile
 from fastgpu_hub.broker.ports.store import StoreUnavailable
 from fastgpu_hub.broker.reconcile import find_problems
 from fastgpu_hub.pricing.explain import Explained
@@ -37,10 +37,11 @@ async def test_a_charge_never_reaches_beyond_the_last_evidence(world):
     world.clock.ms += 36_000
     ended = replace(await world.engine.observe(job.id), state="exited", ended_ms=world.clock.ms, exit_code=0)
     world.engine.lose_sight(job.id)
-    edge = lifecycle.edge
     await world.pass_time(3_600)  # the hold is over, but nobody saw the job run until then
-    _, ends = await world.store.write(lambda uow: edge(uow, job.id, world.clock.ms, world.start_ms, world.settings))
-    assert ends is None
+    look = await world.store.write(
+        lambda uow: funding.edge(uow, job.id, world.clock.ms, world.start_ms, world.settings)
+    )
+    assert look.stop is None
     assert await spans(world, job.id) == []
     world.engine._jobs[job.id].seen = ended
     await world.reconcile(1)
@@ -122,21 +123,21 @@ async def test_a_hub_that_hangs_delays_no_edge_and_is_asked_once_a_round(world):
 
 async def test_a_workload_that_cannot_be_looked_at_keeps_no_other_from_its_time(world, monkeypatch):
     bad, good = await started(world), await started(world, owner="bob")
-    real = lifecycle.edge
+    real = funding.edge
 
     def edge(uow, workload_id, *rest):
         if workload_id == bad.id:
             raise KeyError("a fault of ours")
         return real(uow, workload_id, *rest)
 
-    monkeypatch.setattr(lifecycle, "edge", edge)
+    monkeypatch.setattr(funding, "edge", edge)
     time = world.broker.runtime.time
-    world.clock.ms += 900_000
+    world.clock.ms += 1_800_000
     time.look_at(bad.id)
     time.look_at(good.id)
     await asyncio.sleep(0.05)
     lease = await world.broker.lease(world.bob, good.id)
-    assert lease.funded_until.timestamp() * 1000 == world.clock.ms + 1_800_000
+    assert lease.funded_until.timestamp() * 1000 == world.clock.ms + 3_600_000
 
 
 # ---------------------------------------------------------------- time and money
@@ -149,26 +150,27 @@ async def test_a_day_without_the_service_is_noted_and_not_billed(world):
     await world.open()
     await world.look()
     lease = await world.broker.lease(world.alice, lease.id)
-    assert lease.cost_micros == 250_000  # the half hour that was held
-    assert lease.funded_until.timestamp() * 1000 == world.clock.ms + 1_800_000
+    assert lease.cost_micros == 500_000  # the hour that was held
+    assert lease.funded_until.timestamp() * 1000 == world.clock.ms + 3_600_000
     assert "not_billed" in [step.kind for step in (await world.broker.why(world.alice, lease.id)).history]
 
 
 async def test_a_price_rise_and_an_empty_purse_at_renewal_stop_the_server_in_time(world):
-    world.ok(await world.broker.grant(world.admin, models.GrantSet(account="person:eve", amount_micros=300_000)))
+    object.__setattr__(world.settings, "follow_list_prices", False)
+    world.ok(await world.broker.grant(world.admin, models.GrantSet(account="person:eve", amount_micros=600_000)))
     world.hub.users["eve"] = replace(world.hub.users["bob"], name="eve", classes=())
     lease = await started(world, owner="eve")
     world.ok(await world.broker.set_price(world.admin, models.PriceSet(gpu_type=H100, per_gpu_hour_micros=1_000_000)))
-    funded = world.start_ms + 1_800_000 + 180_000  # 30 minutes at 0.50, then 0.05 at 1.00
+    funded = world.start_ms + 3_600_000 + 360_000  # an hour at 0.50, then 0.10 at 1.00
     stop_ms = None
     while stop_ms is None and world.clock.ms < funded + 60_000:
-        await world.pass_time(5)
+        await world.pass_time(5 if world.clock.ms >= funded - 120_000 else 60)
         stop_ms = world.clock.ms if world.hub.stopped else None
     assert funded - 10_000 <= stop_ms <= funded - 5_000
     await world.pass_time(120)  # it takes its time
     world.ok(await world.broker.release_lease(world.spawner, lease.id))
     account = (await world.broker.status(world.eve)).accounts[0]
-    assert (account.spent_micros, account.held_micros) == (300_000, 0)
+    assert (account.spent_micros, account.held_micros) == (600_000, 0)
 
 
 async def test_a_limit_per_day_inside_the_horizon_opens_again_at_midnight(world):
@@ -188,7 +190,7 @@ async def test_a_limit_per_day_inside_the_horizon_opens_again_at_midnight(world)
 async def test_funding_that_is_over_while_it_runs_is_told(world):
     await started(world, time_limit_seconds=60)
     world.clock.ms += 200_000
-    assert "funding is over" in (await find_problems(world.broker.runtime))[0]
+    assert "funding is over" in (await find_problems(world.broker.runtime))[0].sentence
     world.clock.ms -= 200_000
 
 
@@ -205,31 +207,6 @@ async def test_limits_that_the_scheduler_missed_are_made_good(world):
     assert list(world.broker.runtime.state.held_per_key.values()) == [1]
     second = world.ok(await world.submit(world.bob))
     assert second.explanation.code == "quota_concurrent_gpus"
-
-
-async def test_a_tampered_ledger_entry_is_found_new_or_old(world, monkeypatch):
-    monkeypatch.setattr(reconcile, "OLD_ENTRIES", 3)
-    for _ in range(7):
-        world.ok(await world.broker.grant(world.admin, models.GrantSet(account="person:eve", amount_micros=1)))
-    read = 0
-
-    class Tampered:
-        def transfers(self, after_id, limit):
-            nonlocal read
-            found = [t for t in entries if t.id > after_id][:limit]
-            read += len(found)
-            return found
-
-    entries = await world.store.read(lambda uow: uow.transfers())
-    watch = reconcile.LedgerWatch()
-    assert watch.check(Tampered()) == []
-    entries[1] = replace(entries[1], amount_micros=-5)
-    read = 0
-    assert [len(watch.check(Tampered())) for _ in range(3)] == [0, 0, 1]
-    assert read == 3 + 2 + 3
-    assert watch.check(Tampered()) == watch.check(Tampered())
-    entries[1] = replace(entries[1], amount_micros=5)
-    assert [len(watch.check(Tampered())) for _ in range(3)][-1] == 0
 
 
 async def test_explanations_are_kept_for_a_job_that_was_declined(world):

@@ -59,6 +59,102 @@ async def test_setting_the_same_quota_again_replaces_it(world):
     assert [quota.limit for quota in await world.broker.quotas(world.alice)] == [3]
 
 
+def limit(world, **changes) -> models.QuotaSet:
+    base = {"scope": "member", "name": "cs101", "metric": "gpu_seconds", "limit": 36_000, "window": "always"}
+    return models.QuotaSet(**{**base, **changes})
+
+
+async def test_limits_that_make_no_sense_are_refused_in_words(world):
+    now = world.clock.ms
+    senseless = [
+        ({"scope": "site"}, "no name"),
+        ({"name": ""}, "needs the name"),
+        ({"window": "term"}, "beginning of a limit's term"),
+        ({"window": "term", "starts_at": at(now + 5), "ends_at": at(now)}, "end of a limit's term"),
+        ({"starts_at": at(now)}, "no beginning or end"),
+        ({"window": "rolling"}, "length of a limit's rolling window"),
+        ({"rolling_seconds": 60}, "no length"),
+        ({"metric": "concurrent_gpus", "window": "rolling", "rolling_seconds": 60}, "not summed over time"),
+        ({"metric": "credit_share_percent", "limit": 0}, "from 1 to 100"),
+        ({"metric": "credit_share_percent", "limit": 101}, "from 1 to 100"),
+        ({"metric": "credit_share_percent", "scope": "class", "limit": 10}, "for its members"),
+        ({"metric": "credit_share_percent", "limit": 10, "window": "day"}, "not per window"),
+        ({"time_zone": "Mars/Olympus"}, "time zone"),
+    ]
+    for changes, says in senseless:
+        answer = await world.broker.add_quota(world.admin, limit(world, **changes))
+        assert isinstance(answer, Refused), changes
+        assert answer.code == "invalid_request"
+        assert says in answer.message, (changes, answer.message)
+    assert await world.broker.quotas(world.admin) == []
+
+
+async def test_a_hard_and_a_soft_limit_stand_beside_each_other_and_the_soft_one_warns(world):
+    world.ok(await world.broker.add_quota(world.teacher, limit(world, limit=7200)))
+    world.ok(await world.broker.add_quota(world.teacher, limit(world, limit=1800, soft=True)))
+    assert {(q.soft, q.limit) for q in await world.broker.quotas(world.alice)} == {(False, 7200), (True, 1800)}
+    wish = models.QuoteRequest(gpu_type=H100, duration_seconds=3600)
+    quote = world.ok(await world.broker.quote(world.alice, wish))
+    assert (quote.allowed, [warning.code for warning in quote.warnings]) == (True, ["quota_gpu_hours"])
+    world.ok(await world.submit())
+    assert (await world.submit(time_limit_seconds=3601)).code == "quota_gpu_hours"
+
+
+async def test_an_answer_says_used_reserved_left_and_when_how_much_comes_back(world):
+    b = world.broker
+    term = {"window": "term", "starts_at": at(world.clock.ms), "ends_at": at(world.clock.ms + 9 * 3_600_000)}
+    for changes in (
+        {"metric": "concurrent_gpus", "limit": 3},
+        {"window": "rolling", "rolling_seconds": 7200},
+        {"window": "day"},
+        term,
+        {"metric": "credit_share_percent", "limit": 10},
+    ):
+        world.ok(await b.add_quota(world.teacher, limit(world, **changes)))
+    world.ok(await world.submit(time_limit_seconds=3600))
+    await world.pass_time(3600)
+    ended_ms = world.clock.ms
+    world.ok(await world.submit(time_limit_seconds=1800, gpu_count=2))
+    world.ok(await world.submit(time_limit_seconds=3600))
+    await world.pass_time(1)
+    found = {(q.metric.value, q.window): q for q in await b.quotas(world.alice)}
+    for quota in found.values():
+        assert quota.used + quota.reserved + quota.left == quota.limit
+    gpus = found["concurrent_gpus", "always"]
+    assert (gpus.used, gpus.left) == (3, 0)
+    assert [(step.at, step.amount) for step in gpus.comes_back] == [
+        (at(ended_ms + 1_800_000), 2),
+        (at(ended_ms + 3_600_000), 1),
+    ]
+    rolling = found["gpu_seconds", "rolling"]
+    assert (rolling.used, rolling.reserved) == (3600, 7200)
+    assert rolling.comes_back[-1].at == at(ended_ms + 7_200_000)
+    assert sum(step.amount for step in rolling.comes_back) >= 3600
+    day, in_term = found["gpu_seconds", "day"], found["gpu_seconds", "term"]
+    assert day.resets_at == at(world.start_ms + 15 * 3_600_000)  # midnight UTC
+    assert in_term.resets_at == in_term.ends_at == term["ends_at"]
+    share = found["credit_share_percent", "always"]
+    assert share.reserved == 500_000 + 500_000
+    assert share.limit == (100_000_000 - 500_000) * 10 // 100
+
+
+async def test_a_soft_limit_on_gpus_at_once_counts_them_and_keeps_nobody_waiting(world):
+    world.ok(await world.broker.add_quota(world.teacher, limit(world, metric="concurrent_gpus", limit=1, soft=True)))
+    for _ in range(2):
+        world.ok(await world.submit())
+    assert [job.state for job in await world.broker.jobs(world.alice)] == ["running", "running"]
+    (quota,) = await world.broker.quotas(world.alice)
+    assert (quota.used, quota.left) == (2, 0)
+
+
+async def test_a_term_does_not_count_outside_of_it(world):
+    term = {"window": "term", "starts_at": at(world.clock.ms + 3_600_000), "ends_at": at(world.clock.ms + 7_200_000)}
+    quota = world.ok(await world.broker.add_quota(world.teacher, limit(world, limit=1, **term)))
+    assert (quota.used, quota.reserved, quota.left) == (0, 0, 1)
+    world.ok(await world.submit(time_limit_seconds=3600))
+    assert (await world.submit(time_limit_seconds=3602)).code == "quota_gpu_hours"
+
+
 async def test_a_code_is_needed_is_secret_and_works(world):
     world.ok(await world.broker.add_promotion(world.admin, half_price(world, code="SPRING-26")))
     promotion = (await world.broker.promotions(world.alice))[0]

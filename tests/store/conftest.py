@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fastgpu_hub.broker.ports.records import Workload
+from fastgpu_hub.pricing.credits import Grant
 from fastgpu_hub.pricing.ledger import Transfer, grant_transfer
 from fastgpu_hub.store import SqlStore, open_store
 
@@ -20,7 +21,7 @@ def workload() -> Workload:
 
 @pytest.fixture
 def grant() -> Transfer:
-    return grant_transfer("class:cs101", 1_000, 1, "root")
+    return grant_transfer(Grant(0, "class:cs101", 1_000, 1, by="root"))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 
+from fastgpu_hub.pricing.credits import Grant
 from fastgpu_hub.pricing.ledger import grant_transfer
 from fastgpu_hub.store import open_store
 
@@ -21,7 +22,7 @@ def write_until_killed(url: str, output: int) -> None:
     store = open_store(url)
 
     async def one() -> None:
-        pair = [grant_transfer("person:alice", 1, 1, "test")] * 2
+        pair = [grant_transfer(Grant(0, "person:alice", 1, 1, by="test"))] * 2
         while True:
             written = await store.write(lambda uow: uow.append(pair))
             os.write(output, f"{written[0].id} {written[1].id}\n".encode())

@@ -9,16 +9,19 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import IntegrityError
 
 from fastgpu_hub.broker.ports.store import StoreUnavailable
 from fastgpu_hub.pricing.ledger import Transfer
+from fastgpu_hub.pricing.quotas import Scope
 from fastgpu_hub.store import AnotherWriter, NewerDatabase, SqlStore, StoreError, open_store
+from fastgpu_hub.store.usage import of_promotions
 
 
 async def test_a_second_writer_is_refused_until_the_first_has_gone(store: SqlStore, database_url: str) -> None:
@@ -151,27 +154,72 @@ def test_nobody_changes_what_a_use_case_has_read_before_it_writes(tmp_path: Path
     asyncio.run(store.close())
 
 
-def test_sums_of_charges_are_answered_from_an_index(tmp_path: Path) -> None:
-    from sqlalchemy import event
-
-    from fastgpu_hub.pricing.quotas import Scope
-
+@pytest.fixture
+def plans(tmp_path: Path) -> Iterator[Callable[[Callable[[Any], Any]], list[str]]]:
+    """Runs a question and gives how SQLite reads ``transfers`` for it, step by step."""
     store = open_store(f"sqlite:///{tmp_path}/s.sqlite")
-    plans: list[str] = []
+    found: list[str] = []
 
     def explain(connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        if statement.startswith("SELECT coalesce"):
-            cursor = connection.connection.driver_connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
-            plans.append("; ".join(row[3] for row in cursor))
+        cursor = connection.connection.driver_connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
+        found.extend(row[3] for row in cursor if " transfers" in row[3])
 
     event.listen(store._database.readers, "before_cursor_execute", explain)
-    scopes = [Scope(account="a"), Scope(account="a", owner="o"), Scope(owner="o", gpu_type="g"), Scope()]
-    for scope in scopes:
-        asyncio.run(store.read(lambda uow, scope=scope: uow.charged(scope, 0, 10)))
-    asyncio.run(store.read(lambda uow: uow.granted("a")))
+
+    def ask(question: Callable[[Any], Any]) -> list[str]:
+        found.clear()
+        asyncio.run(store.read(question))
+        return list(found)
+
+    yield ask
     asyncio.run(store.close())
-    assert len(plans) == 5
-    assert all("SEARCH transfers USING COVERING INDEX" in plan for plan in plans), plans
+
+
+SCOPES = [Scope(account="a"), Scope(account="a", owner="o"), Scope(owner="o", gpu_type="g"), Scope()]
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_sums_over_part_of_a_month_are_answered_from_an_index(plans: Any, scope: Scope) -> None:
+    charges, refunds = plans(lambda uow: uow.charged(scope, 0, 10))
+    assert "SEARCH transfers USING COVERING INDEX" in charges
+    assert "USING COVERING INDEX ix_transfers_refunds" in refunds
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_sums_over_all_time_read_no_line_that_is_in_the_rollups(plans: Any, scope: Scope) -> None:
+    assert plans(lambda uow: uow.charged(scope)) == ["SEARCH transfers USING INTEGER PRIMARY KEY (rowid>?)"]
+
+
+@pytest.mark.parametrize("by", ["owner", "gpu_type"])
+def test_a_report_reads_no_line_that_is_in_the_rollups(plans: Any, by: str) -> None:
+    read = ["SEARCH transfers USING INTEGER PRIMARY KEY (rowid>?)"]
+    assert plans(lambda uow: uow.usage(by)) == read
+    assert plans(lambda uow: uow.usage(by, accounts=["a"], from_ms=0)) == read
+
+
+QUESTIONS = {
+    "given": lambda uow: uow.given("a", 0, 10),
+    "expired": lambda uow: uow.expired("a"),
+    "expired_grants": lambda uow: uow.expired_grants(5),
+    "refunded": lambda uow: uow.refunded(Scope(account="a")),
+    "accounts": lambda uow: uow.accounts(),
+    "first_used_ms": lambda uow: uow.first_used_ms("o"),
+    "lines_ending_after": lambda uow: [uow.lines_ending_after(scope, 10**12) for scope in SCOPES],
+    "promotion_use": lambda uow: [of_promotions(uow._connection, [1], owner) for owner in ("o", None)],
+    "of a workload": lambda uow: uow.transfers(workload_id="w"),
+    "of an account": lambda uow: uow.transfers(account="a"),
+    "from a place on": lambda uow: uow.transfers(after_id=7, limit=10),
+    "by job": lambda uow: uow.usage("workload_id", owner="o", from_ms=5),
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_no_question_reads_the_whole_ledger(plans: Any, question: str) -> None:
+    steps = plans(QUESTIONS[question])
+    assert steps
+    # What are few are looked through: refunds, and what is neither charge nor refund.
+    few = ("ix_transfers_refunds", "ix_transfers_credits", "ix_transfers_reverses")
+    assert [step for step in steps if step.startswith("SCAN") and not step.endswith(few)] == []
 
 
 def test_a_temporary_store_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

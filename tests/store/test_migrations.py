@@ -10,10 +10,17 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, event, inspect
+from sqlalchemy import Connection, create_engine, event, inspect, text
 
-from fastgpu_hub.broker.ports.records import Workload
+from fastgpu_hub.broker.ports.records import PromotionCode, Workload
+from fastgpu_hub.pricing.credits import Grant
+from fastgpu_hub.pricing.ledger import charge_transfers, check_balanced
+from fastgpu_hub.pricing.metering import Line
+from fastgpu_hub.pricing.promotions import Promotion
+from fastgpu_hub.pricing.quotas import Scope, Totals
+from fastgpu_hub.pricing.windows import WeeklyWindow
 from fastgpu_hub.store import migrate, open_store
+from fastgpu_hub.store.databases import database_of
 from fastgpu_hub.store.tables import metadata
 
 
@@ -83,6 +90,169 @@ def test_a_migration_that_is_killed_leaves_nothing_and_can_be_run_again(
     assert inspect(engine).get_table_names() == []
     engine.dispose()
     monkeypatch.undo()
+    asyncio.run(open_store(database_url).close())
+
+
+# ---------------------------------------------------------------- from the first release, with data
+
+HOUR = 3_600_000
+_LINE = (
+    "INSERT INTO transfers (kind, debit, credit, amount_micros, at_ms, workload_id, owner, gpu_type, unit, from_ms, "
+    "until_ms, gpu_count, rate_micros, list_rate_micros, price_id, promotion_id, gpu_ms, note, made_by) VALUES "
+    "('charge', 'class:cs101', 'site:revenue', :amount, 9, 'w1', 'alice', 'h100-80gb', 'gpu_hour', :begin, :end, 1, "
+    "500000, 500000, 1, :promotion, 3600000, '', '')"
+)
+_PROMOTION = (
+    "INSERT INTO promotions (name, starts_ms, ends_ms, percent_off, fixed_per_gpu_hour_micros, gpu_types, audience, "
+    "code, weekly, time_zone, created_by) VALUES (:name, 1, 5, :percent, :fixed, '[\"h100-80gb\"]', '[]', :code, "
+    "'[[[0,4],60,120]]', 'UTC', 'root')"
+)
+
+
+def _first_release(connection: Connection) -> None:
+    """The schema of the first release, with rules, grants and charges."""
+    with connection.begin():
+        command.upgrade(migrate.alembic_config(connection), "0001")
+        for name, percent, fixed, code in (
+            ("Night", 40, None, "Owl"),
+            ("Fixed", None, 7, None),
+            ("Day", 5, None, "OWL"),
+        ):
+            values = {"name": name, "percent": percent, "fixed": fixed, "code": code}
+            connection.execute(text(_PROMOTION), values)
+        connection.execute(
+            text(
+                "INSERT INTO workloads (id, kind, owner, account, classes, name, gpu_type, gpu_count, state, "
+                "requested_ms, promo_code, spec, gpu_uuids, node, simulated) VALUES ('w1', 'job', 'alice', "
+                "'class:cs101', '[]', 'train', 'h100-80gb', 1, 'ended', 1, 'OWL', '{}', '[]', 'n1', :simulated)"
+            ),
+            {"simulated": False},
+        )
+        for account, amount in (("class:cs101", 10**15), ("person:bob", 5), ("class:cs101", 7)):
+            grant = {"account": account, "amount": amount}
+            connection.execute(
+                text(
+                    "INSERT INTO transfers (kind, debit, credit, amount_micros, at_ms, gpu_ms, note, made_by) "
+                    "VALUES ('grant', 'site:grants', :account, :amount, 3, 0, 'autumn', 'root')"
+                ),
+                grant,
+            )
+        for n in range(40):
+            line = {"amount": n * 1_000_003, "begin": n * 20 * HOUR, "end": n * 20 * HOUR + HOUR}
+            connection.execute(text(_LINE), {**line, "promotion": 1 if n % 2 else None})
+        connection.execute(
+            text(
+                "INSERT INTO quotas (scope, name, metric, maximum, period, time_zone) "
+                "VALUES ('class', 'cs101', 'gpu_seconds', 144000, 'week', 'Europe/Berlin')"
+            )
+        )
+
+
+def _books(connection: Connection) -> list[tuple[Any, ...]]:
+    """Everything of the first release's ledger that money depends on."""
+    sums = "SELECT kind, debit, credit, count(*), sum(amount_micros), sum(gpu_ms), min(id), max(id) FROM transfers "
+    rows = connection.execute(text(sums + "GROUP BY kind, debit, credit ORDER BY kind, debit, credit")).all()
+    return [tuple(map(str, row)) for row in rows]
+
+
+class Killed(Exception):
+    pass
+
+
+def _upgrade(url: str, stop_at: int | None = None) -> int:
+    """Upgrade as opening a store does; dies before that statement. Returns how many there were."""
+    database = database_of(url, busy_timeout_seconds=1, readers=1)
+    connection = database.connect_writer(1)
+    seen = 0
+
+    def count(_connection: Any, _cursor: Any, _statement: str, *_: Any) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == stop_at:
+            raise Killed
+
+    try:
+        database.begin_migration(connection)
+        with connection.begin():
+            event.listen(connection, "before_cursor_execute", count)
+            migrate.upgrade(connection)
+        database.end_migration(connection)
+    finally:
+        connection.close()
+        database.close()
+    return seen
+
+
+@pytest.fixture
+def first_release(database_url: str) -> list[tuple[Any, ...]]:
+    """Makes the database one of the first release; gives its books."""
+    database = database_of(database_url, busy_timeout_seconds=1, readers=1)
+    with database.connect_writer(1) as connection:
+        _first_release(connection)
+        with connection.begin():
+            books = _books(connection)
+    database.close()
+    return books
+
+
+def test_an_upgrade_from_the_first_release_keeps_every_sum(database_url: str, first_release: Any) -> None:
+    store = open_store(database_url)
+    engine = create_engine(database_url)
+    with engine.connect() as connection:
+        assert _books(connection) == first_release
+    engine.dispose()
+
+    def look(uow: Any) -> None:
+        total, months = Scope(account="class:cs101"), sum(n * 1_000_003 for n in range(40))
+        assert uow.charged(total) == Totals(months, 40 * HOUR)
+        assert uow.charged(total, 0, 21 * HOUR) == Totals(1_000_003, 2 * HOUR)
+        assert uow.usage_faults() == []
+        assert len(uow.usage("owner", until_ms=40 * 24 * HOUR)) == 1
+        assert uow.accounts() == ["class:cs101", "person:bob"]
+        check_balanced(uow.transfers())
+        assert uow.grants() == [
+            Grant(1, "class:cs101", 10**15, 3, note="autumn", by="root"),
+            Grant(2, "person:bob", 5, 3, note="autumn", by="root"),
+            Grant(3, "class:cs101", 7, 3, note="autumn", by="root"),
+        ]
+        night, fixed, day = uow.promotions()
+        weekly = (WeeklyWindow((0, 4), 60, 120),)
+        assert night == Promotion(
+            1, "Night", 1, 5, 40, None, ("h100-80gb",), (), weekly, created_by="root", needs_code=True, family=1
+        )
+        assert (fixed.family, fixed.needs_code, fixed.fixed_per_gpu_hour_micros) == (2, False, 7)
+        assert uow.codes(day.family) == [PromotionCode("OWL", 3, None, 1, "root")]
+        assert uow.workload("w1").promo_code == "OWL"
+        assert [(quota.limit, quota.window, quota.soft) for quota in uow.quotas()] == [(144_000, "week", False)]
+
+    asyncio.run(store.read(look))
+    line = Line("gpu_hour", 0, HOUR, 1, 5, 5, 5, 1)
+    charges = charge_transfers("w1", "alice", "class:cs101", "h100-80gb", [line], 10)
+    written = asyncio.run(store.write(lambda uow: uow.append(charges)))
+    assert [transfer.id for transfer in written] == [44]
+    asyncio.run(store.close())
+
+
+@pytest.mark.slow
+def test_an_upgrade_killed_at_any_statement_changes_nothing_and_can_be_run_again(
+    database_url: str, first_release: Any
+) -> None:
+    engine = create_engine(database_url)
+    for stop_at in range(1, 1_000, 9):
+        try:
+            _upgrade(database_url, stop_at)
+        except Killed:
+            with engine.connect() as connection:
+                assert _books(connection) == first_release
+                assert MigrationContext.configure(connection).get_current_revision() == "0001"
+                assert "code" in {column["name"] for column in inspect(connection).get_columns("promotions")}
+                assert "grants" not in inspect(connection).get_table_names()
+            continue
+        break
+    assert stop_at > 50  # so many statements were tried
+    with engine.connect() as connection:
+        assert _books(connection) == first_release
+    engine.dispose()
     asyncio.run(open_store(database_url).close())
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastgpu_hub.pricing.explain import Explained
+from fastgpu_hub.pricing.ledger import Transfer
 from fastgpu_hub.pricing.metering import Line
 
 
@@ -19,7 +20,8 @@ class Workload:
     owner's classes when the request was made (they decide who a promotion is for). ``spec`` is the job's
     JobSubmit as plain data. ``billed_from_ms`` is when the engine confirmed the start, ``charged_until_ms`` up to where
     the ledger has closed intervals, ``ended_ms`` the last evidence that it ran. ``stop_reason`` explains an ordered
-    stop.
+    stop. ``ending`` says why its hold cannot be extended, when that is so, and ``announced_minutes`` what warning was
+    given last.
     """
 
     id: str
@@ -50,6 +52,8 @@ class Workload:
     simulated: bool = False
     explanation: Explained | None = None
     stop_reason: Explained | None = None
+    ending: Explained | None = None
+    announced_minutes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,7 @@ class WorkloadEvent:
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """Who changed which rule or stopped whom: before and after as plain data."""
+    """Who changed which rule or stopped whom: before and after as plain data. The store gives ``id`` and ``sha256``."""
 
     at_ms: int
     actor: str
@@ -104,3 +108,109 @@ class AuditEntry:
     subject: str
     before: dict[str, Any] | None
     after: dict[str, Any] | None
+    id: int = 0
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditLink:
+    """An audit entry exactly as it is stored: what its place in the chain is computed from (see ``chain``)."""
+
+    id: int
+    at_ms: int
+    actor: str
+    action: str
+    subject: str
+    before: str | None
+    after: str | None
+    sha256: str
+
+
+class Booked(NamedTuple):
+    """A ledger entry with what is kept beside its line to be added up: GPU time, and what promotions took off."""
+
+    transfer: Transfer
+    gpu_ms: int
+    saved_micros: int
+
+
+class Posting(NamedTuple):
+    """What of a ledger entry moves money between accounts. ``from_ms`` is the time that it pays for, where it does."""
+
+    id: int
+    kind: str
+    debit: str
+    credit: str
+    amount_micros: int
+    at_ms: int
+    from_ms: int | None
+    grant_id: int | None
+    workload_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PromotionCode:
+    """A code that redeems a promotion, folded to capitals; ``uses`` counts its redemptions, ``max_uses`` None: any."""
+
+    code: str
+    family: int
+    max_uses: int | None
+    created_ms: int
+    created_by: str
+    uses: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Redemption:
+    """A person took one of a promotion's places, for good."""
+
+    id: int
+    family: int
+    owner: str
+    account: str
+    code: str | None
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class PromotionUse:
+    """What a promotion has taken off prices and how much GPU time ran under it, settled and held together."""
+
+    saved_micros: int = 0
+    gpu_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Somebody asks for more: of a limit (``quota_id``, in its metric's unit) or of an account's credit (micro-units).
+
+    ``state``: ``open``, ``approved``, ``declined`` or ``withdrawn``.
+    """
+
+    id: int
+    owner: str
+    account: str
+    quota_id: int | None
+    amount: int
+    reason: str
+    state: str
+    asked_ms: int
+    decided_ms: int | None = None
+    decided_by: str = ""
+    answer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something a person should know now: ``ending``, ``stopped``, ``soft_limit``, ``price_changed``, ``answered``.
+
+    ``ends_ms`` is when the workload ends, where it does.
+    """
+
+    id: int
+    owner: str
+    at_ms: int
+    kind: str
+    explanation: Explained
+    workload_id: str | None = None
+    ends_ms: int | None = None

@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
-from fastgpu_hub.broker.ports.records import AuditEntry, Hold, IdempotencyKey, Workload, WorkloadEvent
+from fastgpu_hub.broker.ports.chain import Head
+from fastgpu_hub.broker.ports.records import (
+    Ask,
+    AuditEntry,
+    AuditLink,
+    Booked,
+    Hold,
+    IdempotencyKey,
+    Notice,
+    Posting,
+    PromotionCode,
+    PromotionUse,
+    Redemption,
+    Workload,
+    WorkloadEvent,
+)
+from fastgpu_hub.pricing.credits import Grant
 from fastgpu_hub.pricing.ledger import Transfer
+from fastgpu_hub.pricing.metering import Line
 from fastgpu_hub.pricing.pricebook import PriceVersion, Rate
 from fastgpu_hub.pricing.promotions import Promotion
-from fastgpu_hub.pricing.quotas import Quota, Scope, Totals
+from fastgpu_hub.pricing.quotas import Extra, Quota, Scope, Totals
 
 T = TypeVar("T")
+
+# What was added up by, then amount_micros, gpu_ms, saved_micros and the number of lines.
+UsageRow: TypeAlias = tuple[Any, int, int, int, int]
 
 
 class StoreUnavailable(Exception):
@@ -58,9 +78,44 @@ class UnitOfWork(Protocol):
         """Append-only; returns them with their ids."""
 
     def charged(self, scope: Scope, from_ms: int | None = None, until_ms: int | None = None) -> Totals:
-        """Sum of charge transfers whose line starts in ``[from_ms, until_ms)``."""
+        """Sum of charges, less refunds, whose line starts in ``[from_ms, until_ms)``."""
 
-    def granted(self, account: str) -> int: ...
+    def refunded(self, scope: Scope, from_ms: int | None = None, until_ms: int | None = None) -> Totals:
+        """Sum of refunds whose line starts in ``[from_ms, until_ms)``."""
+
+    def usage(
+        self,
+        by: Literal["owner", "gpu_type", "workload_id", "from_ms"],
+        *,
+        owner: str | None = None,
+        accounts: Sequence[str] | None = None,
+        from_ms: int | None = None,
+        until_ms: int | None = None,
+    ) -> Sequence[UsageRow]:
+        """Charges, less refunds, whose line starts in ``[from_ms, until_ms)``, added up by one of their columns.
+
+        Of everybody or of one ``owner``, charged to any or to these ``accounts``. In no order. Quick for whole months
+        of the site's time zone by owner or GPU type, however many lines there are.
+        """
+
+    def usage_faults(self, limit: int = 10) -> list[str]:
+        """Where the sums kept for ``charged`` and ``usage`` are not what the ledger adds up to; reads all of it.
+
+        One sentence each, at most ``limit``.
+        """
+
+    def rebuild_usage(self) -> None:
+        """Forget those sums; they are made again from the ledger, and every answer is exact meanwhile, only slower."""
+
+    def lines_ending_after(self, scope: Scope, after_ms: int) -> list[Line]:
+        """Charged lines, refunded ones left out, that end after an instant, in order of time."""
+
+    def given(self, account: str, from_ms: int | None = None, until_ms: int | None = None) -> int:
+        """Credit that the account itself gave to others in ``[from_ms, until_ms)``, in micro-units."""
+
+    def expired(self, account: str) -> dict[int, int]:
+        """Credit booked as expired, in micro-units, by grant."""
+
     def transfers(
         self,
         *,
@@ -81,25 +136,108 @@ class UnitOfWork(Protocol):
     def prices(self) -> list[PriceVersion]: ...
     def add_price(self, gpu_type: str, rate: Rate, valid_from_ms: int, created_by: str) -> PriceVersion: ...
     def promotions(self) -> list[Promotion]:
-        """Promotions that were not removed."""
+        """The newest version of every promotion, drafts and ended ones too, oldest promotion first."""
+
+    def promotion_versions(self) -> list[Promotion]:
+        """Every version of every promotion, in the order they were made."""
 
     def add_promotion(self, promotion: Promotion) -> Promotion:
+        """Insert a version (its ``id`` is ignored; family 0 is a new promotion); returns it with id and family."""
+
+    def promotion_names(self) -> dict[int, str]:
+        """The name of every version there ever was, by its id."""
+
+    def add_codes(self, codes: Sequence[PromotionCode]) -> None:
+        """Insert codes. Raises ValueError naming one that exists already."""
+
+    def code(self, code: str) -> PromotionCode | None: ...
+    def codes(self, family: int) -> list[PromotionCode]: ...
+    def add_redemption(self, redemption: Redemption) -> Redemption:
         """Insert (its ``id`` is ignored); returns it with its id."""
 
-    def end_promotion(self, promotion_id: int, at_ms: int) -> Promotion | None:
-        """Make it end at ``at_ms`` if it would end later; None when there is none. Settled lines keep naming it."""
+    def redemption_counts(self, owner: str) -> dict[int, tuple[int, int]]:
+        """By promotion: how often the person redeemed it, and how often everybody did. Those never redeemed lack."""
 
-    def promotion_names(self) -> dict[int, str]: ...
+    def promotion_use(self, families: Sequence[int], owner: str | None = None) -> dict[int, PromotionUse]:
+        """What these promotions took off and the GPU time under them: charges less refunds, plus open holds."""
+
+    def first_used_ms(self, owner: str) -> int | None:
+        """When the person's first charged line began; None when there is none."""
+
     def quotas(self) -> list[Quota]: ...
     def add_quota(self, quota: Quota) -> Quota: ...
     def remove_quota(self, quota_id: int) -> Quota | None: ...
+    def extras(self) -> list[Extra]: ...
+    def add_extra(self, extra: Extra) -> Extra:
+        """Insert (its ``id`` is ignored); returns it with its id."""
 
-    # idempotency, audit, seeds
+    def rules_version(self) -> str:
+        """Another one, never used before, after every change of a price, promotion, quota or extra; "" at first."""
+
+    # credit
+    def add_grant(self, grant: Grant) -> Grant:
+        """Insert (its ``id`` is ignored); returns it with its id. The ledger entry is the caller's."""
+
+    def grants(self, account: str | None = None) -> list[Grant]:
+        """Grants ever given, oldest first; of one account, or of all."""
+
+    def expired_grants(self, now_ms: int) -> list[Grant]:
+        """Grants that expired by now and whose expiry is not booked yet, oldest expiry first."""
+
+    # asking for more, news
+    def add_ask(self, ask: Ask) -> Ask:
+        """Insert (its ``id`` is ignored); returns it with its id."""
+
+    def save_ask(self, ask: Ask) -> None: ...
+    def asks(self, *, owner: str | None = None, state: str | None = None) -> list[Ask]:
+        """Requests for more matching every given filter, newest first."""
+
+    def add_notice(self, notice: Notice) -> Notice:
+        """Insert (its ``id`` is ignored); returns it with its id."""
+
+    def notices(self, owner: str, after_id: int = 0, limit: int = 100) -> list[Notice]:
+        """The person's notices after one, oldest first; the latest ``limit`` of them."""
+
+    # idempotency, audit
     def idempotency_key(self, actor: str, key: str) -> IdempotencyKey | None: ...
     def add_idempotency_key(self, entry: IdempotencyKey) -> None: ...
     def forget_idempotency_keys(self, before_ms: int) -> int: ...
-    def add_audit(self, entry: AuditEntry) -> None: ...
-    def audit(self, limit: int = 100) -> list[AuditEntry]: ...
+    def add_audit(self, entry: AuditEntry) -> None:
+        """Append to the audit's chain (see ``chain``); id and hash are the store's to give."""
+
+    def audit(
+        self, limit: int = 100, *, before_id: int | None = None, actor: str = "", subject: str = ""
+    ) -> list[AuditEntry]:
+        """The latest entries, newest first: those before an id, of one actor, whose subject contains a text."""
+
+    def audit_links(self, after_id: int = 0, limit: int | None = None) -> list[AuditLink]:
+        """Entries as they are stored, in order of ids: at most ``limit`` after ``after_id``."""
+
+    def audit_head(self) -> Head | None:
+        """Where the chain ends by the note kept apart from it; None when there is none that can be read."""
+
+    # replay: what there is, a slice at a time
+    def workloads_after(self, after_id: str, limit: int) -> list[Workload]:
+        """Workloads in order of their ids, as the database sorts them: at most ``limit`` after ``after_id``."""
+
+    def workloads_of(self, workload_ids: Sequence[str]) -> list[Workload]: ...
+    def events_of(self, workload_ids: Sequence[str]) -> list[WorkloadEvent]: ...
+    def booked(self, workload_ids: Sequence[str]) -> list[Booked]:
+        """All ledger entries about these workloads, in the order they were written."""
+
+    def postings(self, after_id: int = 0, limit: int | None = None) -> list[Posting]:
+        """What of each ledger entry moves money, in the order they were written: at most ``limit`` after an id."""
+
+    def orphans(self, limit: int) -> list[int]:
+        """Ids of charges and refunds whose workload there is not."""
+
+    def rollup_faults(self, limit: int) -> list[str]:
+        """Where sums that the store keeps are not what the ledger adds up to, one sentence each; reads all of it."""
+
+    def extent(self) -> tuple[int, int, int]:
+        """How much there is to check: workloads, the last ledger entry's id, the last audit entry's id."""
+
+    # settings
     def setting(self, name: str) -> Any | None: ...
     def set_setting(self, name: str, value: Any) -> None:
         """A small JSON value under a name (what the configuration has seeded, for instance)."""

@@ -1,0 +1,423 @@
+"""*spend + holds <= limit* in every interleaving: a state machine over the real store, checked from its bare rows.
+
+Every step is a transaction of its own that may also be broken off in its middle. Nothing is checked through the code
+that decides: the books are read row by row and added up here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import defaultdict
+from dataclasses import replace
+from fractions import Fraction
+from itertools import pairwise
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.pool import NullPool
+
+from fastgpu import models
+from fastgpu_hub.broker import credit_rules, funding, funds, lifecycle
+from fastgpu_hub.broker.actors import Actor
+from fastgpu_hub.broker.idempotency import Refusal
+from fastgpu_hub.broker.ports.records import PromotionCode, Workload
+from fastgpu_hub.broker.settings import Settings
+from fastgpu_hub.pricing.credits import Grant
+from fastgpu_hub.pricing.ledger import grant_transfer
+from fastgpu_hub.pricing.pricebook import Rate
+from fastgpu_hub.pricing.promotions import Promotion
+from fastgpu_hub.pricing.quotas import Quota
+from fastgpu_hub.store import open_store
+from fastgpu_hub.store.unit_of_work import SqlUnitOfWork
+
+EXAMPLES = int(os.environ.get("FASTGPU_EXAMPLES", "60"))
+H100 = "h100-80gb"
+START_MS = 1_760_000_400_000
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+PEOPLE = ("alice", "bob")
+ACCOUNTS = ("class:cs101", "person:alice")
+ADMIN = Actor("root", admin=True)
+
+
+REQUEST = {
+    "owner": st.sampled_from(PEOPLE),
+    "own": st.booleans(),
+    "gpus": st.integers(1, 3),
+    "code": st.booleans(),
+    "most": st.one_of(st.none(), st.none(), st.integers(0, 5_000_000)),
+    "steps": st.integers(0, 3),
+}
+
+
+class Broken(Exception):
+    """The transaction was broken off."""
+
+
+class Books:
+    """The bare rows, added up without any of the code under test."""
+
+    def __init__(self, connection) -> None:
+        def rows(sql):
+            return [dict(row) for row in connection.execute(text(sql)).mappings()]
+
+        self.transfers = rows("SELECT * FROM transfers ORDER BY id")
+        self.held = rows("SELECT l.*, h.workload_id, h.state FROM hold_lines l JOIN holds h ON h.id = l.hold_id")
+        self.holds = rows("SELECT * FROM holds")
+        self.workloads = {row["id"]: row for row in rows("SELECT * FROM workloads")}
+        self.grants = rows("SELECT * FROM grants ORDER BY id")
+        self.redemptions = rows("SELECT * FROM redemptions")
+        reversed_ids = {t["reverses"] for t in self.transfers if t["reverses"] is not None}
+        self.charges = [t for t in self.transfers if t["kind"] == "charge"]
+        self.kept = [t for t in self.charges if t["id"] not in reversed_ids]
+
+    def taken(self, account=None, owner=None, from_ms=None, until_ms=None, what="amount_micros") -> int:
+        """Charges that were not refunded, and open hold lines, that start in an interval."""
+        total = 0
+        for row, pays in [(t, t["debit"]) for t in self.kept] + [(line, line["account"]) for line in self.held]:
+            inside = (from_ms is None or row["from_ms"] >= from_ms) and (until_ms is None or row["from_ms"] < until_ms)
+            if inside and account in (None, pays) and owner in (None, row["owner"]):
+                total += row[what]
+        return total
+
+    def demands(self, account) -> list[tuple[int, int]]:
+        """What was ever charged or is held, refunded or not, with the instant that it pays for."""
+        charged = [(t["from_ms"], t["amount_micros"]) for t in self.charges if t["debit"] == account]
+        return sorted(charged + [(h["from_ms"], h["amount_micros"]) for h in self.held if h["account"] == account])
+
+    def can_be_paid(self, account) -> bool:
+        """Whether some assignment of grants pays every demand while it is valid: earliest expiry first finds one.
+
+        Earlier demands may only be paid by grants that had begun; a grant that begins later helps later ones.
+        """
+        left = {g["id"]: g["amount_micros"] for g in self.grants if g["account"] == account}
+        expires = {g["id"]: g["expires_ms"] or 10**15 for g in self.grants}
+        began = {g["id"]: g["granted_ms"] for g in self.grants}
+        dated = any(g["account"] == account and g["expires_ms"] for g in self.grants)
+        for at_ms, amount in self.demands(account):
+            usable = sorted(
+                (g for g in left if expires[g] > at_ms and (not dated or began[g] <= at_ms)), key=expires.__getitem__
+            )
+            for grant in usable:
+                used = min(left[grant], amount)
+                left[grant] -= used
+                amount -= used
+            if amount:
+                return False
+        return True
+
+
+class Money(RuleBasedStateMachine):
+    """One class, two people, one GPU type; every rule a transaction."""
+
+    connection = None
+    ids = Bundle("ids")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_ms = START_MS
+        self.settings = Settings(server_horizon_ms=HOUR_MS, follow_promotions=True)
+        self.count = 0
+        self.break_at = 0
+        self.statements = 0
+        self.inside = False
+        self.connection.execute(text("SAVEPOINT example"))
+        event.listen(self.connection, "before_cursor_execute", self._statement)
+
+    def teardown(self) -> None:
+        event.remove(self.connection, "before_cursor_execute", self._statement)
+        self.connection.execute(text("ROLLBACK TO SAVEPOINT example"))
+
+    def _statement(self, *_) -> None:
+        self.statements += 1
+        if self.inside and self.statements == self.break_at:
+            raise Broken
+
+    def step(self, work):
+        """One transaction; nothing of it stays when it is refused or broken off."""
+        self.connection.execute(text("SAVEPOINT step"))
+        self.statements, self.inside = 0, True
+        try:
+            result = work(SqlUnitOfWork(self.connection))
+        except (Refusal, Broken, lifecycle.Stale) as error:
+            self.inside = False
+            self.connection.execute(text("ROLLBACK TO SAVEPOINT step"))
+            if isinstance(error, Refusal):
+                self.justify(error.refused)
+            return None
+        finally:
+            self.inside, self.break_at = False, 0
+        self.connection.execute(text("RELEASE SAVEPOINT step"))
+        return result
+
+    def justify(self, refused) -> None:
+        """A refusal says what was wanted and what was left; the rows agree that it did not fit."""
+        numbers = refused.numbers
+        if refused.code == "credit" and "left_micros" in numbers:
+            assert numbers["wanted_micros"] > 0
+        if refused.code == "quota_spend":
+            assert numbers["wanted"] > numbers["limit"] - numbers["used"] - numbers["reserved"]
+
+    # ------------------------------------------------------------ rules
+
+    @initialize(
+        credit=st.integers(500_000, 30_000_000),
+        limit=st.integers(500_000, 20_000_000),
+        hours=st.integers(1, 40),
+        budget=st.integers(1, 2_000_000),
+        free_minutes=st.integers(1, 300),
+    )
+    def found(self, credit, limit, hours, budget, free_minutes) -> None:
+        def work(uow):
+            uow.add_price(H100, Rate(700_001, 50_003, 10_007), START_MS - DAY_MS, "test")
+            for account in ACCOUNTS:
+                self._grant(uow, account, credit, None, 100)
+            week = {"starts_ms": START_MS - DAY_MS, "ends_ms": START_MS + 30 * DAY_MS}
+            self.cheap = uow.add_promotion(Promotion(0, "Third off", **week, percent_off=33, budget_micros=budget))
+            self.free = uow.add_promotion(Promotion(0, "Free", **week, free_gpu_ms=free_minutes * 60_000))
+            self.coded = uow.add_promotion(
+                Promotion(0, "Code", **week, percent_off=77, needs_code=True, max_redemptions=1)
+            )
+            uow.add_promotion(Promotion(0, "On top", **week, percent_off=7, stacks=True))
+            uow.add_codes([PromotionCode("ABC", self.coded.family, None, START_MS, "test")])
+            self.quotas = [
+                uow.add_quota(Quota(0, "class", "cs101", "spend_micros", limit, "day")),
+                uow.add_quota(Quota(0, "person", "alice", "gpu_seconds", hours * 3600, "always")),
+                uow.add_quota(
+                    Quota(0, "member", "cs101", "spend_micros", limit - limit // 3, "rolling", rolling_ms=DAY_MS)
+                ),
+            ]
+            return True
+
+        assert self.step(work)
+        self.budget, self.free_ms = budget, free_minutes * 60_000
+
+    def _grant(self, uow, account, amount, expires_ms, priority, rollover=0) -> None:
+        kept = uow.add_grant(Grant(0, account, amount, self.now_ms, priority, expires_ms, rollover))
+        uow.append([grant_transfer(kept)])
+
+    @rule(target=ids, minutes=st.integers(1, 2000), **REQUEST)
+    def reserve_for_a_job(self, minutes, **request):
+        return self._reserve(minutes, **request)
+
+    @rule(target=ids, **REQUEST)
+    def reserve_for_a_server(self, **request):
+        return self._reserve(None, **request)
+
+    def _reserve(self, minutes, owner, own, gpus, code, most, steps):
+        """A request; it may be granted, started and looked at at once."""
+        self.count += 1
+        workload = Workload(
+            id=f"w-{self.count}",
+            kind="job" if minutes else "server",
+            owner=owner,
+            account="person:alice" if own and owner == "alice" else "class:cs101",
+            classes=("cs101",),
+            name="test",
+            gpu_type=H100,
+            gpu_count=gpus,
+            state="queued",
+            requested_ms=self.now_ms,
+            time_limit_ms=None if minutes is None else minutes * 60_000,
+            promo_code="ABC" if code else None,
+            max_cost_micros=most,
+        )
+        self.step(lambda uow: lifecycle.request(uow, workload, self.now_ms, self.settings))
+        for step in (self.grant, lambda who: self.start(who, 500), lambda who: self.renew_or_settle(who, 0))[:steps]:
+            step(who=workload.id)
+        return workload.id
+
+    @rule(who=ids)
+    def grant(self, who) -> None:
+        def work(uow):
+            if uow.workload(who) is not None:
+                lifecycle.grant(uow, who, (f"GPU-{who}",), "node", True, self.now_ms, self.settings)
+
+        self.step(work)
+
+    @rule(who=ids, late_ms=st.integers(0, 5000))
+    def start(self, who, late_ms) -> None:
+        self.now_ms += late_ms
+        self.step(lambda uow: lifecycle.started(uow, who, self.now_ms, 1, self.settings))
+
+    @rule(minutes=st.integers(0, 600), ms=st.integers(0, 60_000))
+    def pass_time(self, minutes, ms) -> None:
+        self.now_ms += minutes * 60_000 + ms
+        self.step(lambda uow: funds.expire(uow, self.now_ms))
+
+    @rule(who=ids, unseen_ms=st.integers(0, 20_000))
+    def renew_or_settle(self, who, unseen_ms) -> None:
+        look = self.step(lambda uow: funding.edge(uow, who, self.now_ms, self.now_ms - unseen_ms, self.settings))
+        if look is not None and look.stop is not None:
+            self.step(lambda uow: lifecycle.order_stop(uow, who, self.now_ms, look.stop))
+
+    @rule(who=consumes(ids), ago_ms=st.integers(0, 20_000))
+    def finish(self, who, ago_ms) -> None:
+        ended_ms = self.now_ms - ago_ms
+        self.step(lambda uow: lifecycle.finish(uow, who, ended_ms, "cancelled", self.settings))
+
+    @rule(who=ids)
+    def refund(self, who) -> None:
+        def work(uow):
+            if (workload := uow.workload(who)) is not None:
+                credit_rules.refund(uow, ADMIN, workload, models.RefundSet(reason="a test"), self.now_ms)
+
+        self.step(work)
+
+    @rule(
+        account=st.sampled_from(ACCOUNTS),
+        amount=st.integers(1, 5_000_000),
+        minutes=st.one_of(st.none(), st.integers(1, 3000)),
+        priority=st.integers(1, 255),
+        rollover=st.sampled_from((0, 50, 100)),
+    )
+    def give_credit(self, account, amount, minutes, priority, rollover) -> None:
+        expires_ms = None if minutes is None else self.now_ms + minutes * 60_000
+        self.step(lambda uow: self._grant(uow, account, amount, expires_ms, priority, rollover if expires_ms else 0))
+
+    @rule(who=ids, rate=st.integers(0, 2_000_000), minutes=st.integers(0, 600))
+    def set_a_price_and_follow(self, who, rate, minutes) -> None:
+        self.step(lambda uow: uow.add_price(H100, Rate(rate, rate // 7, 9), self.now_ms + minutes * 60_000, "test"))
+        self.step(lambda uow: funding.follow(uow, who, self.now_ms, self.settings))
+
+    @rule(who=ids)
+    def end_a_promotion_and_follow(self, who) -> None:
+        def end(uow):
+            newest = next(p for p in uow.promotions() if p.family == self.cheap.family)
+            if newest.ends_ms > self.now_ms:
+                uow.add_promotion(replace(newest, version=newest.version + 1, ends_ms=self.now_ms))
+
+        self.step(end)
+        self.step(lambda uow: funding.follow(uow, who, self.now_ms, self.settings))
+
+    @rule(at=st.integers(1, 60))
+    def break_the_next_one_off(self, at) -> None:
+        self.break_at = at
+
+    # ------------------------------------------------------------ invariants
+
+    @invariant()
+    def everything_adds_up(self) -> None:
+        if not hasattr(self, "quotas"):
+            return
+        books = Books(self.connection)
+        self._limits_hold(books)
+        self._promotions_hold(books)
+        self._holds_match(books)
+        self._lines_are_right(books)
+
+    def _limits_hold(self, books) -> None:
+        for account in ACCOUNTS:
+            assert books.can_be_paid(account), account
+            granted = sum(g["amount_micros"] for g in books.grants if g["account"] == account)
+            credited = sum(t["amount_micros"] for t in books.transfers if t["credit"] == account)
+            assert granted == credited
+        spend, hours, rolling = self.quotas
+        days = {row["from_ms"] // DAY_MS for row in (*books.kept, *books.held)}
+        for day in days:
+            used = books.taken("class:cs101", None, day * DAY_MS, (day + 1) * DAY_MS)
+            assert used <= spend.limit
+        assert books.taken(owner="alice", what="gpu_ms") <= hours.limit * 1000
+        for owner in PEOPLE:
+            self._rolling_holds(books, owner, rolling.limit)
+
+    def _rolling_holds(self, books, owner, limit) -> None:
+        rows = [t for t in books.kept if t["debit"] == "class:cs101"] + [
+            h for h in books.held if h["account"] == "class:cs101"
+        ]
+        mine = [row for row in rows if row["owner"] == owner]
+        for end_ms in {row["until_ms"] for row in mine}:
+            begin_ms = end_ms - DAY_MS
+            inside = Fraction(0)
+            for row in mine:
+                length = row["until_ms"] - row["from_ms"]
+                if length == 0:
+                    inside += row["amount_micros"] if begin_ms < row["from_ms"] <= end_ms else 0
+                else:
+                    overlap = min(row["until_ms"], end_ms) - max(row["from_ms"], begin_ms)
+                    inside += Fraction(row["amount_micros"] * max(0, overlap), length)
+            assert inside <= limit + len(mine)  # amounts are rounded per line, the overlap is not
+
+    def _promotions_hold(self, books) -> None:
+        saved, freed = 0, defaultdict(int)
+        for row in (*books.kept, *books.held):
+            count = row["gpu_count"] if row["unit"] == "gpu_hour" else 1
+            if row["promotion_id"] == self.cheap.id:
+                if row["unit"] == "start":
+                    saved += row["list_rate_micros"] - row["rate_micros"]
+                else:
+                    ms = row["until_ms"] - row["from_ms"]
+                    saved += (row["list_rate_micros"] - row["rate_micros"]) * count * ms // HOUR_MS
+            if row["promotion_id"] == self.free.id and row["unit"] == "gpu_hour":
+                freed[row["owner"]] += row["gpu_ms"]
+        assert saved <= self.budget
+        assert all(ms <= self.free_ms for ms in freed.values())
+        assert len(books.redemptions) <= 1
+        winners = {row["owner"] for row in books.redemptions}
+        assert {row["owner"] for row in (*books.kept, *books.held) if row["promotion_id"] == self.coded.id} <= winners
+
+    def _holds_match(self, books) -> None:
+        open_ = [hold["workload_id"] for hold in books.holds if hold["state"] == "open"]
+        active = [w["id"] for w in books.workloads.values() if w["state"] != "ended"]
+        assert sorted(open_) == sorted(active)
+        assert len(books.holds) == len(books.workloads)
+        for hold in books.holds:
+            charged = any(t["workload_id"] == hold["workload_id"] for t in books.charges)
+            assert (hold["state"], charged) != ("voided", True)
+
+    def _lines_are_right(self, books) -> None:
+        lines = defaultdict(list)
+        for charge in books.charges:
+            assert (
+                charge["amount_micros"]
+                <= charge["rate_micros"]
+                * max(
+                    Fraction(1) if charge["unit"] == "start" else Fraction(0),
+                    Fraction((charge["until_ms"] - charge["from_ms"]), HOUR_MS)
+                    * (charge["gpu_count"] if charge["unit"] == "gpu_hour" else 1),
+                )
+                + 1
+            )
+            if charge["unit"] == "gpu_hour":
+                lines[charge["workload_id"]].append((charge["from_ms"], charge["until_ms"]))
+        for who, intervals in lines.items():
+            workload = books.workloads[who]
+            assert intervals == sorted(intervals)
+            assert all(first[1] <= second[0] for first, second in pairwise(intervals))
+            assert intervals[0][0] >= workload["billed_from_ms"]
+            assert workload["ended_ms"] is None or intervals[-1][1] <= workload["ended_ms"]
+
+
+@pytest.mark.slow
+def test_spend_and_holds_stay_within_every_limit_in_every_interleaving(database_url) -> None:
+    asyncio.run(open_store(database_url).close())
+    engine = create_engine(database_url, poolclass=NullPool)
+    if database_url.startswith("sqlite"):
+        event.listen(engine, "connect", lambda raw, _record: setattr(raw, "isolation_level", None))
+        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    with engine.connect() as connection, connection.begin() as transaction:
+        machine = type("MoneyHere", (Money,), {"connection": connection})
+        run_state_machine_as_test(
+            machine,
+            settings=settings(
+                max_examples=EXAMPLES,
+                stateful_step_count=15,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+                database=None,
+            ),
+        )
+        transaction.rollback()
+    engine.dispose()
