@@ -24,7 +24,7 @@ _WAITING = {LeaseState.queued}
 _HELD = {LeaseState.granted, LeaseState.running}
 LONG_POLL_SECONDS = 20
 QUICK_ANSWER_SECONDS = 0.5
-RETRY_SECONDS = (0.5, 1, 2, 5, 10, 30, 60)
+RETRY_SECONDS = (0.5, 1, 2, 5, 10)  # the last one also bounds how long GPUs stay taken once the service is back
 
 
 class Client(Protocol):

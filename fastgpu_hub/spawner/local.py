@@ -45,9 +45,9 @@ class LocalGpuProcesses(FastGPUSpawnerMixin):
         return await end_marked(mark) and gone
 
     def get_state(self) -> dict[str, Any]:
-        """The mark of a running server survives the hub."""
+        """The mark survives the hub, from before there is a process until all are gone."""
         state = super().get_state()
-        if self.pid and self.server_mark:
+        if self.server_mark and (self.pid or self.in_between):
             state["fastgpu_mark"] = self.server_mark
         return state
 

@@ -82,6 +82,9 @@ class FastGPUSpawnerMixin(SpawnPage):
     lease_id = Unicode(help="""Id of the lease whose GPUs this server holds or waits for; empty without one.""")
 
     _starting = False
+    _unfinished = False  # a start or a stop is under way: a hub that dies now leaves it to the next one
+    _interrupted = False  # the hub before this one died in the middle of one
+    _unreported = False  # the server runs, the service has not been told yet
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._lease: Lease | None = None
@@ -104,10 +107,12 @@ class FastGPUSpawnerMixin(SpawnPage):
 
     async def start(self) -> Any:
         """Get the lease (when GPUs are wanted), start the server in it, wait until it answers, report it as running."""
-        self._starting = True
+        self._starting = self._unfinished = True
+        self._interrupted = False
         self._progress = ProgressLog()
         began = time.monotonic()
         try:
+            self._save_state()
             choice = self._parsed(self.user_options)
             self.prepare(choice)
             if choice.wants_gpu:
@@ -118,7 +123,7 @@ class FastGPUSpawnerMixin(SpawnPage):
             raise refused(error) from None
         finally:
             self._progress.close()
-            self._starting = False
+            self._starting = self._unfinished = False
 
     def prepare(self, choice: ServerChoice) -> None:
         """Adapt the server to the choice before anything is asked for; a spawner below may refuse here."""
@@ -186,16 +191,28 @@ class FastGPUSpawnerMixin(SpawnPage):
     async def _report_started(self) -> None:
         if not self.lease_id:
             return
-        lease_id, pid = self.lease_id, getattr(self, "pid", 0) or None
+        try:
+            await self._client().lease_started(self.lease_id, pid=self._pid)
+        except Unavailable as error:
+            self.log.warning("%s runs, but the service does not know it yet: %s", self._log_name, error)
+            self._report_later()
+
+    def _report_later(self) -> None:
+        lease_id, pid = self.lease_id, self._pid
+        self._unreported = True
 
         async def report() -> None:
             await self._client().lease_started(lease_id, pid=pid)
 
-        try:
-            await report()
-        except Unavailable as error:
-            self.log.warning("%s runs, but the service does not know it yet: %s", self._log_name, error)
-            _in_background(leasing.until_done(f"report lease {lease_id} as running", report, self.log))
+        async def until_reported() -> None:
+            await leasing.until_done(f"report lease {lease_id} as running", report, self.log)
+            self._unreported = False
+
+        _in_background(until_reported())
+
+    @property
+    def _pid(self) -> int | None:
+        return getattr(self, "pid", 0) or None
 
     # -------------------------------------------------------------- the server's environment
 
@@ -230,16 +247,34 @@ class FastGPUSpawnerMixin(SpawnPage):
         if self._starting:
             return None
         lease_id = self.lease_id
+        if self._interrupted:
+            await self._end_interrupted()
         status: int | None = await maybe_future(super().poll())
         if status is not None:
             self._end(lease_id)
         return status
 
+    async def _end_interrupted(self) -> None:
+        """End what an earlier hub was starting or stopping: nobody waits for it, nobody knows whether it is whole."""
+        self._interrupted, self._unfinished = False, True  # the spawner below polls while it stops
+        gone = False
+        try:
+            gone = await self.end_workload()
+        except Exception:
+            self.log.exception("Cannot yet end %s, whose start or stop was interrupted", self._log_name)
+        finally:
+            self._interrupted, self._unfinished = not gone, False
+
     async def stop(self, now: bool = False) -> None:
         """Stop the server, then give its GPUs back."""
         lease_id = self.lease_id
-        await maybe_future(super().stop(now=now))
-        await self._patiently(self._end(lease_id))
+        self._unfinished = True
+        try:
+            self._save_state()
+            await maybe_future(super().stop(now=now))
+            await self._patiently(self._end(lease_id))
+        finally:
+            self._unfinished = False
 
     async def _patiently(self, ending: asyncio.Task[bool]) -> None:
         """Wait for a release as long as that is worth the wait; it goes on by itself."""
@@ -299,18 +334,30 @@ class FastGPUSpawnerMixin(SpawnPage):
         state: dict[str, Any] = super().get_state()
         if self.lease_id:
             state["fastgpu_lease_id"] = self.lease_id
+            if self._unreported:
+                state["fastgpu_unreported"] = True
         if self._unreleased:
             state["fastgpu_unreleased"] = sorted(self._unreleased)
+        if self.in_between:
+            state["fastgpu_in_between"] = True
         return state
 
+    @property
+    def in_between(self) -> bool:
+        """True from the moment a start or a stop begins until its end is known."""
+        return self._unfinished or self._interrupted
+
     def load_state(self, state: dict[str, Any]) -> None:
-        """Resume after a restart of the hub: the lease goes on, a release left undone is done."""
+        """Resume after a restart of the hub: the lease goes on; what was left undone is done."""
         super().load_state(state)
         self.lease_id = state.get("fastgpu_lease_id", "")
+        self._interrupted = state.get("fastgpu_in_between", False)
         with contextlib.suppress(RuntimeError):  # no event loop: a tool is only looking
             asyncio.get_running_loop()
             for lease_id in state.get("fastgpu_unreleased", ()):
                 _in_background(self._release(lease_id))
+            if state.get("fastgpu_unreported"):
+                self._report_later()
 
     def clear_state(self) -> None:
         """Forget the lease; giving it back is the business of every way a server ends."""
@@ -319,7 +366,7 @@ class FastGPUSpawnerMixin(SpawnPage):
         self._lease = None
 
     def _save_state(self) -> None:
-        """Keep the lease's id already while the server starts: a hub that dies now finds it when it comes back."""
+        """Keep what a hub that dies now must find when it comes back: before and while a server starts or stops."""
         if self.orm_spawner is None:
             return
         self.orm_spawner.state = self.get_state()

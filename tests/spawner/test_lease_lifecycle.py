@@ -268,18 +268,6 @@ async def test_gpus_of_a_server_that_will_not_die_are_not_given_on(make_spawner,
     assert service.released() == ["lease-1"]
 
 
-async def test_a_restarted_hub_resumes_the_lease(make_spawner, service, settle):
-    first = make_spawner()
-    await first.start()
-    second = make_spawner()
-    second.load_state(first.get_state())
-    second.exit_status = None
-    assert await second.poll() is None
-    assert service.released() == []
-    await second.stop()
-    assert service.released() == ["lease-1"]
-
-
 async def test_a_release_the_service_misses_is_repeated_and_survives_the_hub(
     make_spawner, service, settle, monkeypatch
 ):
