@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from fastgpu import answers, models, requests
+from fastgpu import answers, models, requests, rule_requests, streaming
 from fastgpu.connection import CONNECT_SECONDS, find_connection
 from fastgpu.formatting import clean_text
 from fastgpu.requests import LONG_POLL_SECONDS, Call, GroupBy, Received
@@ -253,7 +253,7 @@ class AsyncGPUClient:
 
     async def costs(self, since: datetime | None = None, by: GroupBy = "job") -> models.CostReport:
         """Settled and running cost since an instant (with a zone), grouped."""
-        return await self.send(requests.costs(since, by))
+        return await self.send(rule_requests.costs(since, by))
 
     async def receipt(self, lease_id: str) -> models.Receipt:
         """Every charge of a lease or job."""
@@ -262,6 +262,14 @@ class AsyncGPUClient:
     async def why(self, lease_id: str) -> models.Why:
         """Why a job or lease is where it is."""
         return await self.send(requests.why(lease_id))
+
+    async def notices(self, after: int | None = None, limit: int | None = None) -> list[models.Notice]:
+        """News for me, oldest first."""
+        return await self.send(requests.notices(after, limit))
+
+    def events(self, after: int | None = None) -> AsyncGenerator[models.Notice, None]:
+        """News as it comes, without end, as :meth:`fastgpu.client.GPUClient.events`: ``async for notice in …``."""
+        return streaming.follow_async(self._http, self._connection, self._sleep, after)
 
     # ---------------------------------------------------------------- leases (the spawner's side)
 

@@ -11,20 +11,21 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
-from typing import Annotated, Any
+from itertools import chain
+from typing import Annotated, Any, cast, get_args
 
 import typer
 from pydantic import BaseModel
 
-from fastgpu import views
+from fastgpu import notice_views, rule_views, views
 from fastgpu.client import GPUClient
 from fastgpu.console import show, terminal
 from fastgpu.errors import FastGPUError, InvalidRequest, JobFailed, NotFound, Unavailable
 from fastgpu.formatting import one_line
 from fastgpu.job import Job
 from fastgpu.models import json_of
-from fastgpu.requests import GroupBy
-from fastgpu.submission import choose_gpu_type
+from fastgpu.requests import GroupBy, Written
+from fastgpu.submission import asked_amount, choose_gpu_type
 from fastgpu.view import Lens, View
 
 REFUSED, FAILED, INTERRUPTED = 2, 1, 130
@@ -260,11 +261,9 @@ def cost(
 
 
 def _group(by: str) -> GroupBy:
-    groups: tuple[GroupBy, ...] = ("job", "gpu", "day", "person")
-    for group in groups:
-        if by == group:
-            return group
-    raise InvalidRequest(f"--by {one_line(by)!r} is none of {', '.join(groups)}.")
+    if by not in get_args(GroupBy):
+        raise InvalidRequest(f"--by {one_line(by)!r} is none of {', '.join(get_args(GroupBy))}.")
+    return cast("GroupBy", by)
 
 
 @app.command()
@@ -288,24 +287,96 @@ def promos(promo: Promo = None, as_json: AsJson = False) -> None:
     """Promotions: saving, whether they are for me, when they end."""
     client = make_client()
     answer = client.promotions(promo)
-    currency = "" if as_json else client.me().currency
-    _print(answer, as_json, lambda lens: views.promotions(answer, currency, lens))
+    _print(answer, as_json, lambda lens: rule_views.promotions(answer, client.me().currency, lens))
+
+
+@app.command()
+def redeem(code: Annotated[str, typer.Argument(help="The code you were given.")], as_json: AsJson = False) -> None:
+    """Take my place in a promotion."""
+    client = make_client()
+    answer = client.redeem(code)
+    _print(answer, as_json, lambda lens: rule_views.redeemed(answer, client.me().currency, lens))
+
+
+@app.command()
+def credit(account: Account = None, as_json: AsJson = False) -> None:
+    """Credit given to my accounts: what is left of each grant, when it expires."""
+    client = make_client()
+    answer = client.grants(account)
+    _print(answer, as_json, lambda lens: rule_views.grants(answer, client.me().currency, lens))
+
+
+@app.command()
+def asks(
+    state: Annotated[str | None, typer.Option("--state", help="Only open, approved, declined or withdrawn.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Requests for more: mine, and those I may decide."""
+    answer = make_client().asks(state)
+    _print(answer, as_json, lambda lens: rule_views.asks(answer, lens))
+
+
+@app.command()
+def ask(
+    amount: Annotated[str, typer.Argument(help="How much more: GPUs, a duration such as 10h, or an amount of money.")],
+    reason: Annotated[str, typer.Argument(help="What for; whoever decides reads it.")],
+    limit: Annotated[int | None, typer.Option("--limit", help="Number of the limit (see quota --json).")] = None,
+    account: Account = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask for more of a limit, or of credit."""
+    client = make_client()
+    answer = client.ask(asked_amount(amount, limit, client.quotas()), reason, quota_id=limit, account=account)
+    _print(answer, as_json, lambda lens: rule_views.asks([answer], lens))
 
 
 @app.command()
 def quota(as_json: AsJson = False) -> None:
-    """My limits: used, reserved, left, when they reset."""
+    """My limits: used, reserved, left, when how much comes back."""
     client = make_client()
     answer = client.quotas()
-    currency = "" if as_json else client.me().currency
-    _print(answer, as_json, lambda lens: views.quotas(answer, currency, lens))
+    _print(answer, as_json, lambda lens: rule_views.quotas(answer, client.me().currency, lens))
 
 
 @app.command()
-def receipt(job_id: JobId, as_json: AsJson = False) -> None:
+def notices(
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until interrupted.")] = False,
+    after: Annotated[int, typer.Option("--after", help="Only after the notice with this id.", min=0)] = 0,
+    limit: Annotated[int, typer.Option("--limit", help="At most so many, the latest.", min=1, max=1000)] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """News: what ends soon, was stopped, has a new price, was answered. With --follow and --json one object a line."""
+    client = make_client()
+    answer = client.notices(after, limit)
+    if not follow:
+        _print(answer, as_json, lambda lens: notice_views.notices(answer, lens))
+        return
+    for notice in chain(answer, client.events(answer[-1].id if answer else after)):
+        line = json.dumps(json_of(notice)) if as_json else notice_views.notice_line(notice, Lens())
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+
+@app.command()
+def receipt(
+    job_id: JobId,
+    written: Annotated[
+        str | None, typer.Option("--format", help="Print it as text, html or csv, as the service writes it.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Every charge of a job or lease, each naming its rule."""
+    if written is not None:
+        sys.stdout.write(make_client().written_receipt(job_id, _format(written)))
+        return
     answer = make_client().receipt(job_id)
     _print(answer, as_json, lambda lens: views.receipt(answer, lens))
+
+
+def _format(written: str) -> Written:
+    if written not in get_args(Written):
+        raise InvalidRequest(f"--format {one_line(written)!r} is none of text, html, csv; JSON comes with --json.")
+    return cast("Written", written)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

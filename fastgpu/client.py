@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from fastgpu import answers, models, requests
+from fastgpu import answers, models, requests, rule_requests, streaming
 from fastgpu.connection import CONNECT_SECONDS, find_connection
 from fastgpu.job import Job
-from fastgpu.requests import Call, GroupBy, Received
+from fastgpu.managing import Managing
+from fastgpu.requests import Call, GroupBy, Received, Written
 from fastgpu.submission import (
     Amount,
     Script,
@@ -21,7 +22,6 @@ from fastgpu.submission import (
     gather,
     job_request,
     make,
-    micros_of,
     seconds_of,
 )
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class GPUClient:
+class GPUClient(Managing):
     """FastGPU for Python programs: quotes, jobs, quotas, costs.
 
     ``url`` and ``token`` default to the environment, which a server started by the hub has set. Every method raises a
@@ -275,11 +275,15 @@ class GPUClient:
 
     def costs(self, since: datetime | None = None, by: GroupBy = "job") -> models.CostReport:
         """Settled and running cost since an instant (with a zone), grouped by job, gpu, day or person."""
-        return self.send(requests.costs(since, by))
+        return self.send(rule_requests.costs(since, by))
 
     def receipt(self, lease_id: str) -> models.Receipt:
         """Every charge of a lease or job, each naming its rule."""
         return self.send(requests.receipt(lease_id))
+
+    def written_receipt(self, lease_id: str, format: Written) -> str:
+        """A receipt as text, as a page, or as a table for a spreadsheet."""
+        return self.send(requests.written_receipt(lease_id, format))
 
     def why(self, lease_id: str) -> models.Why:
         """Why a job or lease is where it is, and how it came there."""
@@ -287,71 +291,45 @@ class GPUClient:
 
     def promotions(self, promo_code: str | None = None) -> list[models.Promotion]:
         """Promotions I can see; with a code also the one it opens."""
-        return self.send(requests.promotions(promo_code))
+        return self.send(rule_requests.promotions(promo_code))
+
+    def redeem(self, code: str | None = None, *, promotion_id: int | None = None) -> models.Redeemed:
+        """Take a place in a promotion, by its code or, where it needs none, by its id."""
+        return self.send(rule_requests.redeem(make(models.Redeem, code=code, promotion_id=promotion_id)))
+
+    def grants(self, account: str | None = None) -> list[models.Grant]:
+        """Credit given to my accounts: what is left of each grant and when it expires."""
+        return self.send(rule_requests.grants(account))
+
+    def asks(self, state: str | None = None) -> list[models.Ask]:
+        """My requests for more, and those I may decide, newest first."""
+        return self.send(rule_requests.asks(state))
+
+    def ask(self, amount: int, reason: str, *, quota_id: int | None = None, account: str | None = None) -> models.Ask:
+        """Ask for more of a limit (in its metric's unit) or of an account's credit (micro-units)."""
+        request = make(models.AskSet, quota_id=quota_id, account=account, amount=amount, reason=reason)
+        return self.send(rule_requests.ask(request))
+
+    def withdraw(self, ask_id: int) -> models.Ask:
+        """Take a request for more back."""
+        return self.send(rule_requests.withdraw(ask_id))
 
     def quotas(self) -> list[models.QuotaUse]:
         """The limits that apply to me: used, reserved, left, when they reset."""
-        return self.send(requests.quotas())
+        return self.send(rule_requests.quotas())
 
     def prices(self) -> list[models.Price]:
         """The price book."""
-        return self.send(requests.prices())
+        return self.send(rule_requests.prices())
 
-    # ---------------------------------------------------------------- teachers and administrators
+    def notices(self, after: int | None = None, limit: int | None = None) -> list[models.Notice]:
+        """News for me, oldest first: what ends soon, was stopped, changed its price, was answered."""
+        return self.send(requests.notices(after, limit))
 
-    def set_price(
-        self,
-        gpu_type: str,
-        per_gpu_hour: Amount = 0,
-        *,
-        per_task_hour: Amount = 0,
-        per_start: Amount = 0,
-        valid_from: datetime | None = None,
-    ) -> models.Price:
-        """New list price of a GPU type, in whole units; valid from now on or from ``valid_from``."""
-        request = make(
-            models.PriceSet,
-            gpu_type=gpu_type,
-            per_gpu_hour_micros=micros_of(per_gpu_hour),
-            per_task_hour_micros=micros_of(per_task_hour),
-            per_start_micros=micros_of(per_start),
-            valid_from=valid_from,
-        )
-        return self.send(requests.set_price(request))
+    def events(self, after: int | None = None) -> Iterator[models.Notice]:
+        """News as it comes, without end: from now on, or what came after the notice with that id.
 
-    def set_quota(
-        self, scope: models.QuotaScope | str, metric: models.QuotaMetric | str, limit: int, **more: Any
-    ) -> models.QuotaUse:
-        """Set a limit, in the metric's unit; ``more`` are the other fields of :class:`~fastgpu.models.QuotaSet`."""
-        return self.send(requests.set_quota(make(models.QuotaSet, scope=scope, metric=metric, limit=limit, **more)))
-
-    def remove_quota(self, quota_id: int) -> None:
-        """Lift a limit."""
-        self.send(requests.remove_quota(quota_id))
-
-    def add_promotion(self, name: str, starts_at: datetime, ends_at: datetime, **more: Any) -> models.Promotion:
-        """Set up a promotion; ``more`` are the other fields of :class:`~fastgpu.models.PromotionSet`."""
-        request = make(models.PromotionSet, name=name, starts_at=starts_at, ends_at=ends_at, **more)
-        return self.send(requests.add_promotion(request))
-
-    def end_promotion(self, promotion_id: int) -> models.Promotion:
-        """End a promotion now; what was granted under it keeps its price."""
-        return self.send(requests.end_promotion(promotion_id))
-
-    def grant(self, account: str, amount: Amount, note: str = "") -> models.Account:
-        """Give credit (whole units) to ``class:NAME`` or ``person:NAME``."""
-        return self.send(
-            requests.grant(make(models.GrantSet, account=account, amount_micros=micros_of(amount), note=note))
-        )
-
-    def class_report(self, name: str) -> models.ClassReport:
-        """A class as its teacher sees it."""
-        return self.send(requests.class_report(name))
-
-    def inventory(self) -> list[models.InventoryGpu]:
-        """Every device and who holds it."""
-        return self.send(requests.inventory())
-
-    def audit(self) -> list[models.AuditLine]:
-        """Who changed which rule."""
-        return self.send(requests.audit())
+        A lost connection is made anew and goes on where it was: nothing is missed, nothing comes twice. Raises
+        Unavailable when the service is away at the beginning, and the refusal's error when it refuses.
+        """
+        return streaming.follow(self._http, self._connection, self._sleep, after)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 from urllib.parse import quote as percent_encode
@@ -24,6 +23,7 @@ T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
 GroupBy = Literal["job", "gpu", "day", "person"]
+Written = Literal["text", "html", "csv"]
 LONG_POLL_SECONDS = 30
 ANSWER_SECONDS = 30.0
 LOG_PART_BYTES = 256 * 1024
@@ -92,35 +92,41 @@ def new_key() -> str:
 # ---------------------------------------------------------------- building blocks
 
 
-def _one(model: type[M]) -> Callable[[Received], M]:
+def one_of(model: type[M]) -> Callable[[Received], M]:
+    """Reads an answer that is one of a model."""
     return lambda received: model.model_validate_json(received.content)
 
 
-def _many(model: type[M]) -> Callable[[Received], list[M]]:
+def many_of(model: type[M]) -> Callable[[Received], list[M]]:
+    """Reads an answer that is a list of a model."""
     return lambda received: TypeAdapter(list[model]).validate_json(received.content)  # type: ignore[valid-type]
 
 
-def _nothing(received: Received) -> None:
+def nothing(received: Received) -> None:
+    """Reads an answer without content."""
     return None
 
 
-def _params(**given: str | int | None) -> tuple[tuple[str, str], ...]:
+def query(**given: str | int | None) -> tuple[tuple[str, str], ...]:
+    """Query parameters of those values that are given."""
     return tuple((name, str(value)) for name, value in given.items() if value is not None)
 
 
-def _segment(text: str | int) -> str:
+def segment(text: str | int) -> str:
+    """One segment of a path."""
     return percent_encode(str(text), safe="")
 
 
 def _file_path(path: str) -> str:
-    return "/".join(_segment(part) for part in path.split("/"))
+    return "/".join(segment(part) for part in path.split("/"))
 
 
-def _post(path: str, body: BaseModel | None, answer: type[M], key: str | None) -> Call[M]:
+def post_call(path: str, body: BaseModel | None, answer: type[M], key: str | None) -> Call[M]:
+    """A POST with a body and an idempotency key."""
     return Call(
         "POST",
         path,
-        _one(answer),
+        one_of(answer),
         headers=(("Content-Type", "application/json"), ("Idempotency-Key", key or new_key())),
         body=b"{}" if body is None else body.model_dump_json().encode(),
     )
@@ -131,8 +137,8 @@ def _long_poll(path: str, answer: type[M], wait_seconds: int | None, state: str 
     return Call(
         "GET",
         path,
-        _one(answer),
-        params=_params(wait_seconds=wait, state=state),
+        one_of(answer),
+        params=query(wait_seconds=wait, state=state),
         timeout_seconds=ANSWER_SECONDS + (wait or 0),
     )
 
@@ -142,23 +148,23 @@ def _long_poll(path: str, answer: type[M], wait_seconds: int | None, state: str 
 
 def me() -> Call[models.Me]:
     """Who the caller is to FastGPU."""
-    return Call("GET", "api/me", _one(models.Me))
+    return Call("GET", "api/me", one_of(models.Me))
 
 
 def status() -> Call[models.Status]:
     """Leases, GPUs in use, jobs, quotas, accounts of the caller."""
-    return Call("GET", "api/status", _one(models.Status))
+    return Call("GET", "api/status", one_of(models.Status))
 
 
 def options(owner: str = "me", account: str | None = None, promo_code: str | None = None) -> Call[models.Options]:
     """What ``owner`` may choose from, with prices as they are now."""
-    params = _params(account=account, promo_code=promo_code)
-    return Call("GET", f"api/users/{_segment(owner)}/options", _one(models.Options), params=params)
+    params = query(account=account, promo_code=promo_code)
+    return Call("GET", f"api/users/{segment(owner)}/options", one_of(models.Options), params=params)
 
 
 def quote(request: models.QuoteRequest, key: str | None = None) -> Call[models.Quote]:
     """What a request would cost."""
-    return _post("api/quotes", request, models.Quote, key)
+    return post_call("api/quotes", request, models.Quote, key)
 
 
 # ---------------------------------------------------------------- jobs
@@ -166,7 +172,7 @@ def quote(request: models.QuoteRequest, key: str | None = None) -> Call[models.Q
 
 def submit(request: models.JobSubmit, key: str | None = None) -> Call[models.Job]:
     """Submit a job whose input files are already there."""
-    return _post("api/jobs", request, models.Job, key)
+    return post_call("api/jobs", request, models.Job, key)
 
 
 def jobs(
@@ -176,18 +182,18 @@ def jobs(
     account: str | None = None,
 ) -> Call[list[models.Job]]:
     """Jobs, newest first; ``owner`` and ``account`` are for teachers and administrators."""
-    params = _params(state=state, limit=limit, owner=owner, account=account)
-    return Call("GET", "api/jobs", _many(models.Job), params=params)
+    params = query(state=state, limit=limit, owner=owner, account=account)
+    return Call("GET", "api/jobs", many_of(models.Job), params=params)
 
 
 def job(job_id: str, wait_seconds: int | None = None, state: str | None = None) -> Call[models.Job]:
     """A job; with ``wait_seconds`` and ``state`` answered once its state differs, or after that time."""
-    return _long_poll(f"api/jobs/{_segment(job_id)}", models.Job, wait_seconds, state)
+    return _long_poll(f"api/jobs/{segment(job_id)}", models.Job, wait_seconds, state)
 
 
 def cancel(job_id: str, key: str | None = None) -> Call[models.Job]:
     """Cancel a job."""
-    return _post(f"api/jobs/{_segment(job_id)}/cancel", None, models.Job, key)
+    return post_call(f"api/jobs/{segment(job_id)}/cancel", None, models.Job, key)
 
 
 def log(job_id: str, offset: int = 0, limit_bytes: int = LOG_PART_BYTES) -> Call[LogPart]:
@@ -197,30 +203,30 @@ def log(job_id: str, offset: int = 0, limit_bytes: int = LOG_PART_BYTES) -> Call
         size = int(received.headers.get("x-log-size", offset + len(received.content)))
         return LogPart(offset, received.content, size, models.JobState(received.headers["x-job-state"]))
 
-    params = _params(offset=offset, limit_bytes=limit_bytes)
-    return Call("GET", f"api/jobs/{_segment(job_id)}/log", parse, params=params)
+    params = query(offset=offset, limit_bytes=limit_bytes)
+    return Call("GET", f"api/jobs/{segment(job_id)}/log", parse, params=params)
 
 
 def files(job_id: str) -> Call[list[models.JobFile]]:
     """What a job left behind."""
-    return Call("GET", f"api/jobs/{_segment(job_id)}/files", _many(models.JobFile))
+    return Call("GET", f"api/jobs/{segment(job_id)}/files", many_of(models.JobFile))
 
 
 def file(job_id: str, path: str) -> Call[bytes]:
     """The bytes of one file a job left behind."""
-    return Call("GET", f"api/jobs/{_segment(job_id)}/files/{_file_path(path)}", lambda received: received.content)
+    return Call("GET", f"api/jobs/{segment(job_id)}/files/{_file_path(path)}", lambda received: received.content)
 
 
 def has_blob(sha256: str) -> Call[bool]:
     """Whether the service already holds these bytes."""
     accept = frozenset({200, 204, 404})
-    return Call("HEAD", f"api/blobs/{_segment(sha256)}", lambda received: received.status != 404, accept=accept)
+    return Call("HEAD", f"api/blobs/{segment(sha256)}", lambda received: received.status != 404, accept=accept)
 
 
 def put_blob(sha256: str, body: bytes | Path) -> Call[None]:
     """Upload an input's bytes under their hash."""
     headers = (("Content-Type", "application/octet-stream"),)
-    return Call("PUT", f"api/blobs/{_segment(sha256)}", _nothing, headers=headers, body=body, timeout_seconds=600)
+    return Call("PUT", f"api/blobs/{segment(sha256)}", nothing, headers=headers, body=body, timeout_seconds=600)
 
 
 # ---------------------------------------------------------------- leases
@@ -228,104 +234,46 @@ def put_blob(sha256: str, body: bytes | Path) -> Call[None]:
 
 def leases() -> Call[list[models.Lease]]:
     """The caller's live leases."""
-    return Call("GET", "api/leases", _many(models.Lease))
+    return Call("GET", "api/leases", many_of(models.Lease))
 
 
 def request_lease(owner: str, request: models.LeaseRequest, key: str | None = None) -> Call[models.Lease]:
     """Request GPUs for a server of ``owner`` (spawner's token only)."""
-    return _post(f"api/users/{_segment(owner)}/leases", request, models.Lease, key)
+    return post_call(f"api/users/{segment(owner)}/leases", request, models.Lease, key)
 
 
 def lease(lease_id: str, wait_seconds: int | None = None, state: str | None = None) -> Call[models.Lease]:
     """A lease; long-polls like :func:`job`, and also answers when queue place or explanation change."""
-    return _long_poll(f"api/leases/{_segment(lease_id)}", models.Lease, wait_seconds, state)
+    return _long_poll(f"api/leases/{segment(lease_id)}", models.Lease, wait_seconds, state)
 
 
 def lease_started(lease_id: str, pid: int | None = None, key: str | None = None) -> Call[models.Lease]:
     """Evidence that a lease's workload runs (spawner's token only; the spawner repeats it until it is taken)."""
-    call = _post(f"api/leases/{_segment(lease_id)}/started", models.LeaseStarted(pid=pid), models.Lease, key)
+    call = post_call(f"api/leases/{segment(lease_id)}/started", models.LeaseStarted(pid=pid), models.Lease, key)
     return replace(call, repeats=False)
 
 
 def release_lease(lease_id: str, key: str | None = None) -> Call[models.Lease]:
     """Give a lease back (spawner's token only; the spawner repeats it until it is taken)."""
-    return replace(_post(f"api/leases/{_segment(lease_id)}/release", None, models.Lease, key), repeats=False)
+    return replace(post_call(f"api/leases/{segment(lease_id)}/release", None, models.Lease, key), repeats=False)
 
 
 def receipt(lease_id: str) -> Call[models.Receipt]:
     """All charge lines of a lease or job."""
-    return Call("GET", f"api/leases/{_segment(lease_id)}/receipt", _one(models.Receipt))
+    return Call("GET", f"api/leases/{segment(lease_id)}/receipt", one_of(models.Receipt))
+
+
+def written_receipt(lease_id: str, format: Written) -> Call[str]:
+    """A receipt as text, as a page, or as a table for a spreadsheet."""
+    path = f"api/leases/{segment(lease_id)}/receipt"
+    return Call("GET", path, lambda received: received.content.decode(), params=query(format=format))
 
 
 def why(lease_id: str) -> Call[models.Why]:
     """Why a lease or job is where it is."""
-    return Call("GET", f"api/leases/{_segment(lease_id)}/why", _one(models.Why))
+    return Call("GET", f"api/leases/{segment(lease_id)}/why", one_of(models.Why))
 
 
-# ---------------------------------------------------------------- money and rules
-
-
-def costs(since: datetime | None = None, by: GroupBy = "job") -> Call[models.CostReport]:
-    """Settled and running cost since an instant (with a zone), grouped."""
-    params = _params(since=since.isoformat() if since else None, by=by)
-    return Call("GET", "api/costs", _one(models.CostReport), params=params)
-
-
-def promotions(promo_code: str | None = None) -> Call[list[models.Promotion]]:
-    """Promotions the caller can see, and with a code the one it opens."""
-    return Call("GET", "api/promotions", _many(models.Promotion), params=_params(promo_code=promo_code))
-
-
-def add_promotion(request: models.PromotionSet, key: str | None = None) -> Call[models.Promotion]:
-    """Set up a promotion (administrator; teacher for the own class)."""
-    return _post("api/promotions", request, models.Promotion, key)
-
-
-def end_promotion(promotion_id: int, key: str | None = None) -> Call[models.Promotion]:
-    """End a promotion now."""
-    return _post(f"api/promotions/{_segment(promotion_id)}/end", None, models.Promotion, key)
-
-
-def quotas() -> Call[list[models.QuotaUse]]:
-    """The limits that apply to the caller."""
-    return Call("GET", "api/quotas", _many(models.QuotaUse))
-
-
-def set_quota(request: models.QuotaSet, key: str | None = None) -> Call[models.QuotaUse]:
-    """Set a limit (administrator; teacher for the own class)."""
-    return _post("api/quotas", request, models.QuotaUse, key)
-
-
-def remove_quota(quota_id: int) -> Call[None]:
-    """Lift a limit."""
-    return Call("DELETE", f"api/quotas/{_segment(quota_id)}", _nothing)
-
-
-def prices() -> Call[list[models.Price]]:
-    """The price book."""
-    return Call("GET", "api/prices", _many(models.Price))
-
-
-def set_price(request: models.PriceSet, key: str | None = None) -> Call[models.Price]:
-    """New version of a list price (administrator)."""
-    return _post("api/prices", request, models.Price, key)
-
-
-def grant(request: models.GrantSet, key: str | None = None) -> Call[models.Account]:
-    """Give credit to an account (administrator)."""
-    return _post("api/grants", request, models.Account, key)
-
-
-def class_report(name: str) -> Call[models.ClassReport]:
-    """A class as its teacher sees it."""
-    return Call("GET", f"api/classes/{_segment(name)}", _one(models.ClassReport))
-
-
-def inventory() -> Call[list[models.InventoryGpu]]:
-    """Every device and who holds it (administrator)."""
-    return Call("GET", "api/inventory", _many(models.InventoryGpu))
-
-
-def audit() -> Call[list[models.AuditLine]]:
-    """Who changed which rule (administrator)."""
-    return Call("GET", "api/audit", _many(models.AuditLine))
+def notices(after: int | None = None, limit: int | None = None) -> Call[list[models.Notice]]:
+    """News for the caller after the notice with that id, oldest first; the latest ``limit`` of them."""
+    return Call("GET", "api/notices", many_of(models.Notice), params=query(after=after, limit=limit))

@@ -70,6 +70,29 @@ def micros_of(amount: Amount | None) -> int | None:
         raise InvalidRequest(f"{error}.") from error
 
 
+def asked_amount(text: str, quota_id: int | None, quotas: Iterable[models.QuotaUse]) -> int:
+    """How much more is asked for, in the limit's unit: GPUs, GPU-seconds of ``10h``, micro-units of ``2.50``.
+
+    Without a limit it is credit. Raises InvalidRequest when the limit is not among ``quotas``, or the text is not in
+    its unit.
+    """
+    metric = models.QuotaMetric.spend_micros
+    if quota_id is not None:
+        found = [quota.metric for quota in quotas if quota.quota_id == quota_id]
+        if not found:
+            raise InvalidRequest(
+                f"You fall under no limit with the number {quota_id}; see the numbers with: quota --json."
+            )
+        metric = found[0]
+    if metric is models.QuotaMetric.spend_micros:
+        return micros_of(text) or 0
+    if metric is models.QuotaMetric.gpu_seconds:
+        return seconds_of(text)
+    if not (text.isascii() and text.isdigit()):
+        raise InvalidRequest(f"{text!r} is not a whole number, which more of this limit is asked for in.")
+    return int(text)
+
+
 def upload_of_bytes(path: str, content: bytes) -> Upload:
     """An input made in memory."""
     return Upload(path, hashlib.sha256(content).hexdigest(), len(content), content)

@@ -22,8 +22,10 @@ from fastgpu.formatting import (
     format_rate,
     one_line,
 )
+from fastgpu.notice_views import nearest_end
+from fastgpu.rule_views import account_table, quota_table
 from fastgpu.view import Bar, Cell, Lens, Table, View, explain, gpu_words
-from fastgpu.words import price_words, quota_words, step_words, wait_words
+from fastgpu.words import price_words, step_words, wait_words
 
 # ---------------------------------------------------------------- status, GPUs
 
@@ -36,9 +38,10 @@ def status(answer: models.Status, lens: Lens) -> View:
         tables.append(gpu_use(answer.gpus))
     if active:
         tables.append(_job_table(active, lens, "Active jobs"))
-    tables.append(_accounts(answer.accounts, answer.currency))
+    tables.append(account_table(answer.accounts, answer.currency, lens))
     running = [promotion for promotion in answer.promotions if promotion.active and promotion.eligible]
-    notes = [f"Promotion {one_line(p.name)} is on until {lens.at(p.changes_at or p.ends_at)}." for p in running]
+    notes = [*nearest_end(answer.leases, lens)]
+    notes += [f"Promotion {one_line(p.name)} is on until {lens.at(p.changes_at or p.ends_at)}." for p in running]
     if not any(lease.state is not models.LeaseState.queued for lease in answer.leases):
         notes.append("No GPU is held for you, so nothing is charged. See prices with: gpus or quote.")
     return View(f"FastGPU status of {one_line(answer.user)}", lens.now, tables=tuple(tables), notes=tuple(notes))
@@ -96,21 +99,6 @@ def _memory_bar(used: int | None, total: int | None) -> Cell:
     return Bar(used / total, text) if used is not None and total else text
 
 
-def _accounts(accounts: Sequence[models.Account], currency: str) -> Table:
-    rows = tuple(
-        (
-            one_line(account.id),
-            *(
-                format_amount(micros)
-                for micros in (account.granted_micros, account.spent_micros, account.held_micros, account.left_micros)
-            ),
-        )
-        for account in accounts
-    )
-    columns = ("account", "granted", "spent", "reserved", "left")
-    return Table(columns, rows, frozenset({1, 2, 3, 4}), f"Accounts, in {currency}")
-
-
 def offers(answer: models.Options, lens: Lens) -> View:
     """GPU types with their present price, how many are free, and why one may not be taken."""
     rows = tuple(
@@ -143,6 +131,7 @@ _UNITS = {"gpu_hour": "GPU-hour", "task_hour": "task-hour", "start": "start"}
 
 def quote(answer: models.Quote, lens: Lens) -> View:
     """What it would cost, interval by interval, and whether it would be taken."""
+    warnings = [f"Warning: {explain(warning, lens)}" for warning in answer.warnings]
     facts: list[tuple[str, Cell]] = [
         ("at most", format_money(answer.max_micros, answer.currency)),
         ("charged to", one_line(answer.account)),
@@ -157,10 +146,10 @@ def quote(answer: models.Quote, lens: Lens) -> View:
         verdict = f"It would be refused now: {explain(answer.refusal, lens)}"
     tables = [charge_lines(answer.lines, answer.currency, lens.at)]
     if answer.quotas:
-        tables.append(_quota_table(answer.quotas, answer.currency, lens, "Quotas"))
+        tables.append(quota_table(answer.quotas, answer.currency, lens, "Quotas"))
     gpu = gpu_words(answer.gpu_type, answer.gpu_count, answer.simulated)
     title = f"Quote: {gpu} for {format_duration(answer.duration_seconds)}"
-    return View(title, lens.now, tuple(facts), tuple(tables), (verdict,))
+    return View(title, lens.now, tuple(facts), tuple(tables), (verdict, *warnings))
 
 
 def charge_lines(lines: Sequence[models.ChargeLine], currency: str, at: Callable[[datetime], str]) -> Table:
@@ -173,7 +162,7 @@ def charge_lines(lines: Sequence[models.ChargeLine], currency: str, at: Callable
             str(line.gpu_count),
             f"{format_money(line.rate_micros, currency)} per {_UNITS[line.unit]}",
             _rule(line),
-            format_money(line.amount_micros, currency, decimals=decimals),
+            format_money(line.amount_micros, currency, decimals=decimals) + (" refunded" if line.refunded else ""),
         )
         for line in lines
     )
@@ -185,7 +174,10 @@ def _rule(line: models.ChargeLine) -> str:
     price = f"price {line.price_id}"
     if line.promotion_id is None:
         return price
-    return f"{price}, promotion {line.promotion_id} {one_line(line.promotion_name)}".rstrip()
+    text = f"{price}, promotion {line.promotion_id} {one_line(line.promotion_name)}".rstrip()
+    if line.stacked_promotion_id is None:
+        return text
+    return f"{text} and {line.stacked_promotion_id} {one_line(line.stacked_promotion_name)}".rstrip()
 
 
 def receipt(answer: models.Receipt, lens: Lens) -> View:
@@ -197,6 +189,7 @@ def receipt(answer: models.Receipt, lens: Lens) -> View:
         ("GPU", gpu_words(answer.gpu_type, 1, answer.simulated)),
         ("total", format_money(answer.total_micros, answer.currency)),
         ("saved", format_money(answer.saved_micros, answer.currency)),
+        *((("refunded", format_money(answer.refunded_micros, answer.currency)),) if answer.refunded_micros else ()),
     )
     booked = format_money(answer.ledger_micros, answer.currency)
     notes = ["receipt total == ledger total" if equal else f"The ledger says {booked}: tell your administrator."]
@@ -287,6 +280,8 @@ def job(answer: models.Job, lens: Lens) -> View:
         ("cost", f"{money}{held}"),
         ("charged to", one_line(answer.account)),
     ]
+    if answer.ends_at and answer.ending:
+        facts.append(("will be stopped", f"{lens.at(answer.ends_at)}: {explain(answer.ending, lens)}"))
     if not answer.state.final:
         facts.append(("rate", f"{format_rate(answer.rate_per_hour_micros, answer.currency)}{promotion}"))
     if answer.progress is not None:
@@ -321,60 +316,3 @@ def explanation(answer: models.Explanation, lens: Lens) -> View:
     """A single reason, such as the last refusal."""
     facts = (("why", explain(answer, lens)), ("code", one_line(answer.code)))
     return View("Why", lens.now, facts)
-
-
-# ---------------------------------------------------------------- promotions, quotas
-
-
-def promotions(answer: Sequence[models.Promotion], currency: str, lens: Lens) -> View:
-    """Each promotion's saving, whether it is on and for me, and its absolute end."""
-    rows = tuple(
-        (
-            one_line(promotion.name),
-            _discount(promotion, currency),
-            one_line(", ".join(promotion.gpu_types)) or "all GPU types",
-            _when(promotion, lens),
-            lens.at(promotion.ends_at),
-            "yes" if promotion.eligible else explain(promotion.why_not, lens) if promotion.why_not else "no",
-        )
-        for promotion in answer
-    )
-    columns = ("promotion", "saving", "GPU types", "now", "ends", "for me")
-    return View("Promotions", lens.now, tables=(Table(columns, rows),))
-
-
-def _discount(promotion: models.Promotion, currency: str) -> str:
-    code = ", with a code" if promotion.needs_code else ""
-    if promotion.percent_off is not None:
-        return f"{promotion.percent_off} % off{code}"
-    return f"{format_money(promotion.fixed_per_gpu_hour_micros or 0, currency)} per GPU-hour{code}"
-
-
-def _when(promotion: models.Promotion, lens: Lens) -> str:
-    change = lens.at(promotion.changes_at) if promotion.changes_at else ""
-    if promotion.active:
-        return f"on, until {change}" if change and promotion.changes_at != promotion.ends_at else "on"
-    return f"off, begins {change}" if change else "over"
-
-
-def quotas(answer: Sequence[models.QuotaUse], currency: str, lens: Lens) -> View:
-    """Used, reserved and left of each limit, and when it resets."""
-    return View("Quotas", lens.now, tables=(_quota_table(answer, currency, lens),))
-
-
-def _quota_table(answer: Sequence[models.QuotaUse], currency: str, lens: Lens, caption: str = "") -> Table:
-    rows = tuple(
-        (
-            one_line(quota.label),
-            Bar(
-                (quota.used + quota.reserved) / quota.limit if quota.limit else 1.0,
-                quota_words(quota.metric, quota.used, currency),
-            ),
-            quota_words(quota.metric, quota.reserved, currency),
-            quota_words(quota.metric, quota.left, currency),
-            lens.at(quota.resets_at) if quota.resets_at else "never",
-        )
-        for quota in answer
-    )
-    columns = ("limit", "used", "reserved", "left", "resets")
-    return Table(columns, rows, frozenset({2, 3}), caption, empty="no limits")

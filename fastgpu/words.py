@@ -63,6 +63,10 @@ def step_words(step: models.WhyStep, currency: str, at: Callable[[datetime], str
             return "Started; from here on it is charged"
         case "renewed" if isinstance(until := detail.get("until_ms"), int):
             return f"Reserved money until {at(datetime.fromtimestamp(until // 1000, timezone.utc))}"
+        case "announced" if isinstance(ends := detail.get("ends_ms"), int):
+            return f"Its owner was told that it ends {at(datetime.fromtimestamp(ends // 1000, timezone.utc))}"
+        case "repriced" if isinstance(held := detail.get("held_micros"), int):
+            return f"The price changed; {format_money(held, currency)} reserved now"
         case "stopping" if detail.get("message"):
             return one_line(f"Being stopped: {detail['message']}")
         case "ended":

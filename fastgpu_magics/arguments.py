@@ -114,6 +114,13 @@ def _promos() -> CommandLine:
     return command
 
 
+def _promo() -> CommandLine:
+    command = _line("promo", "Take my place in a promotion: promo redeem CODE.")
+    command.parser.add_argument("verb", choices=("redeem",), help="What to do: redeem.")
+    command.parser.add_argument("code", metavar="CODE", help="The code you were given.")
+    return command
+
+
 def _jobs() -> CommandLine:
     command = _line("jobs", "My jobs, newest first.")
     command.parser.add_argument("--all", action="store_true", help="Also jobs that have ended.")
@@ -168,7 +175,8 @@ LINE_COMMANDS: dict[str, CommandLine] = {
     "top": _line("top", "A live meter of my GPUs and what they cost."),
     "quote": _quote(),
     "promos": _promos(),
-    "quota": _line("quota", "My limits: used, reserved, left, when they reset."),
+    "promo": _promo(),
+    "quota": _line("quota", "My limits: used, reserved, left, when how much comes back."),
     "jobs": _jobs(),
     "logs": _logs(),
     "cancel": _cancel(),

@@ -18,7 +18,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 from pydantic import BaseModel
 
-from fastgpu import models, views
+from fastgpu import models, rule_views, views
 from fastgpu.client import GPUClient
 from fastgpu.errors import FastGPUError, InvalidRequest, NotFound
 from fastgpu.models import json_of
@@ -137,11 +137,15 @@ class FastGPUMagics(Magics):
 
     def _promos(self, options: argparse.Namespace) -> Shown:
         answer = self.client.promotions(options.code)
-        return _shown(views.promotions(answer, self.client.me().currency, Lens()), answer)
+        return _shown(rule_views.promotions(answer, self.client.me().currency, Lens()), answer)
+
+    def _promo(self, options: argparse.Namespace) -> Shown:
+        answer = self.client.redeem(options.code)
+        return _shown(rule_views.redeemed(answer, self.client.me().currency, Lens()), answer)
 
     def _quota(self, options: argparse.Namespace) -> Shown:
         answer = self.client.quotas()
-        return _shown(views.quotas(answer, self.client.me().currency, Lens()), answer)
+        return _shown(rule_views.quotas(answer, self.client.me().currency, Lens()), answer)
 
     def _jobs(self, options: argparse.Namespace) -> Shown:
         answer = [job.snapshot for job in self.client.jobs("all" if options.all else "active", options.limit)]

@@ -10,13 +10,14 @@ from traitlets import Float, Unicode
 
 from fastgpu.aio import AsyncGPUClient
 from fastgpu.models import Status
-from fastgpu_magics.server.handlers import StatusHandler
+from fastgpu_magics.server.handlers import EventsHandler, StatusHandler
+from fastgpu_magics.server.relay import RETRY_SECONDS, NoticeRelay
 from fastgpu_magics.server.sampler import StatusSampler
 from fastgpu_magics.server.settings import ServerSettings
 
 
 class FastGPUServerExtension(ExtensionApp):
-    """Relays FastGPU's status of this server's owner to JupyterLab, without handing the token to the browser."""
+    """Relays status and news of this server's owner to JupyterLab, without handing the token to the browser."""
 
     name = "fastgpu"
 
@@ -62,16 +63,22 @@ class FastGPUServerExtension(ExtensionApp):
             timeout_seconds=self.timeout_seconds,
             monotonic=time.monotonic,
         )
-        route = (r"/fastgpu/api/status", StatusHandler, {"settings": settings, "sampler": self._sampler})
-        self.handlers.append(route)
+        self._relay = NoticeRelay(lambda after: self._connect(settings).events(after), retry_seconds=RETRY_SECONDS)
+        status = (r"/fastgpu/api/status", StatusHandler, {"settings": settings, "sampler": self._sampler})
+        events = (r"/fastgpu/api/events", EventsHandler, {"settings": settings, "relay": self._relay})
+        self.handlers.extend([status, events])
 
     async def stop_extension(self) -> None:
         """Close the connections to the service."""
         await self._sampler.close()
+        await self._relay.close()
         if self._client is not None:
             await self._client.close()
 
-    async def _fetch_status(self, settings: ServerSettings) -> Status:
+    def _connect(self, settings: ServerSettings) -> AsyncGPUClient:
         if self._client is None:
             self._client = AsyncGPUClient(settings.url or None, settings.token or None)
-        return await self._client.status()
+        return self._client
+
+    async def _fetch_status(self, settings: ServerSettings) -> Status:
+        return await self._connect(settings).status()

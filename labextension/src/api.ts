@@ -42,6 +42,9 @@ export interface ILease {
   readonly rate_per_hour_micros: number;
   readonly cost_micros: number;
   readonly funded_until: string | null;
+  /** When it will be stopped, where that is known; `ending` says why and what helps. */
+  readonly ends_at: string | null;
+  readonly ending: IExplanation | null;
   readonly promotion_name: string;
   readonly simulated: boolean;
 }
@@ -72,6 +75,23 @@ export interface IStatusAnswer {
   readonly problem: IProblem | null;
 }
 
+/** News for the server's owner. */
+export interface INotice {
+  readonly id: number;
+  readonly at: string;
+  readonly kind: 'ending' | 'stopped' | 'soft_limit' | 'price_changed' | 'answered';
+  readonly explanation: IExplanation;
+  readonly workload_id: string | null;
+  readonly ends_at: string | null;
+}
+
+/** One message of the server extension's socket: notices, oldest first, passed on at `now`; the service's page. */
+export interface INews {
+  readonly service_url: string | null;
+  readonly now: string;
+  readonly notices: readonly INotice[];
+}
+
 /**
  * Ask the server extension for one status.
  *
@@ -85,4 +105,39 @@ export async function fetchStatus(settings: ServerConnection.ISettings): Promise
     throw await ServerConnection.ResponseError.create(response);
   }
   return (await response.json()) as IStatusAnswer;
+}
+
+/**
+ * Listen to the server extension's news until the connection ends; `signal` ends it from here.
+ *
+ * Each connection begins with the latest news there was. Rejects when no connection came about.
+ */
+export function listenToNews(
+  settings: ServerConnection.ISettings,
+  receive: (news: INews) => void,
+  signal: AbortSignal
+): Promise<void> {
+  const token = settings.appendToken && settings.token ? `?token=${encodeURIComponent(settings.token)}` : '';
+  const socket = new settings.WebSocket(URLExt.join(settings.wsUrl, 'fastgpu', 'api', 'events') + token);
+  return new Promise((resolve, reject) => {
+    let opened = false;
+    const close = (): void => {
+      socket.close();
+    };
+    signal.addEventListener('abort', close);
+    socket.onopen = () => {
+      opened = true;
+    };
+    socket.onmessage = ({ data }: MessageEvent<string>) => {
+      receive(JSON.parse(data) as INews);
+    };
+    socket.onclose = () => {
+      signal.removeEventListener('abort', close);
+      if (opened || signal.aborted) {
+        resolve();
+      } else {
+        reject(new Error('This Jupyter server gives no news of FastGPU.'));
+      }
+    };
+  });
 }

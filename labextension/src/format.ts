@@ -156,9 +156,21 @@ function describeLease(lease: ILease, status: IStatus, nowMs: number, trans: ITr
     trans.__('Spent so far: %1 %2, charged to %3.', formatSpent(cost), status.currency, lease.account),
     lease.funded_until === null
       ? trans.__('Reserved until: not known.')
-      : trans.__('Reserved until %1, %2 from now.', formatClock(lease.funded_until, nowMs), left)
+      : trans.__('Reserved until %1, %2 from now.', formatClock(lease.funded_until, nowMs), left),
+    ...describeEnd(lease, nowMs, trans)
   ];
   return { text, sentences: sentences.filter(Boolean), trouble: use.lost > 0 };
+}
+
+function describeEnd(lease: ILease, nowMs: number, trans: ITranslate): string[] {
+  if (lease.ends_at === null) {
+    return [];
+  }
+  const clock = formatClock(lease.ends_at, nowMs);
+  if (lease.ending === null || lease.ending.code === 'time_limit') {
+    return [trans.__('Ends at %1: its time limit.', clock)];
+  }
+  return [trans.__('Ends at %1: %2', clock, lease.ending.message), lease.ending.instead];
 }
 
 interface ICombinedUse {

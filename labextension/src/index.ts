@@ -3,8 +3,9 @@
  */
 import type { JupyterFrontEndPlugin } from '@jupyterlab/application';
 
+import { notificationsPlugin } from './notifications.js';
 import { statusBarPlugin } from './statusBar.js';
 
-const plugins: JupyterFrontEndPlugin<void>[] = [statusBarPlugin];
+const plugins: JupyterFrontEndPlugin<void>[] = [statusBarPlugin, notificationsPlugin];
 
 export default plugins;

@@ -39,6 +39,8 @@ const lease = {
   rate_per_hour_micros: 420_000,
   cost_micros: 71_234,
   funded_until: '2026-03-02T14:10:30Z',
+  ends_at: null,
+  ending: null,
   promotion_name: '',
   simulated: false
 };
@@ -66,6 +68,17 @@ test('the tooltip says the same in sentences', () => {
     'Spent so far: 0.07 credits, charged to class:cs101.'
   ]);
   assert.match(sentences.at(-1), /^Reserved until .*\d\d:\d\d, 2 h 10 from now\.$/);
+});
+
+test('the tooltip names the end and what helps', () => {
+  const sentencesFor = leaseChanges => describe(answerWith({ leaseChanges }), NOW_MS, trans).sentences;
+  const ends_at = '2026-03-02T13:00:00Z';
+  const ending = { code: 'credit', message: 'Credit is used up.', instead: 'Ask for more.' };
+  const [sentence, help] = sentencesFor({ ends_at, ending }).slice(-2);
+  assert.match(sentence, /^Ends at (\S+ )?\d\d:\d\d: Credit is used up\.$/);
+  assert.equal(help, 'Ask for more.');
+  const limit = { code: 'time_limit', message: 'The time is over.', instead: 'Ask for longer.' };
+  assert.match(sentencesFor({ ends_at, ending: limit }).at(-1), /^Ends at .*: its time limit\.$/);
 });
 
 test('a simulated GPU says so', () => {

@@ -32,8 +32,8 @@ def a_hook(hatch_build: ModuleType, root: Path) -> Any:
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
 @pytest.mark.skipif(not (SOURCE / "lib" / "format.js").is_file(), reason="needs npm run build in labextension/")
-def test_the_status_bars_words_are_right() -> None:
-    command = ["node", "--test", "tests/format.test.js"]
+def test_the_words_of_status_bar_and_notifications_are_right() -> None:
+    command = ["node", "--test", "tests/format.test.js", "tests/news.test.js"]
     done = subprocess.run(command, cwd=SOURCE, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from fastgpu import views
+from fastgpu import rule_views, views
 from fastgpu.client import GPUClient
 from fastgpu.console import show
 from fastgpu.models import Explanation, Job, JobFile, Receipt
@@ -38,8 +38,8 @@ VIEWS: dict[str, Callable[[GPUClient], View]] = {
     "quote": lambda client: views.quote(client.quote("h100-80gb"), LENS),
     "jobs": lambda client: views.jobs([job.snapshot for job in client.jobs()], LENS),
     "job": lambda client: views.job(client.get_job_status("job-1"), LENS),
-    "promos": lambda client: views.promotions(client.promotions(), "credits", LENS),
-    "quota": lambda client: views.quotas(client.quotas(), "credits", LENS),
+    "promos": lambda client: rule_views.promotions(client.promotions(), "credits", LENS),
+    "quota": lambda client: rule_views.quotas(client.quotas(), "credits", LENS),
     "cost": lambda client: views.costs(client.costs(), LENS),
     "why": lambda client: views.why(client.why("job-1"), LENS),
     "receipt": lambda client: views.receipt(client.receipt("job-1"), LENS),

@@ -54,6 +54,31 @@ PROMOTION = {
     "active": True,
     "changes_at": at(90),
 }
+GRANT = {
+    "id": 3,
+    "account": "class:cs101",
+    "amount_micros": 5_000_000,
+    "left_micros": 1_250_000,
+    "priority": 10,
+    "granted_at": at(-600),
+    "expires_at": at(6000),
+    "note": "summer school",
+    "by": "root",
+}
+ASK = {
+    "id": 9,
+    "owner": "alice",
+    "account": "class:cs101",
+    "quota_id": 1,
+    "metric": "gpu_seconds",
+    "label": "class cs101: 40 GPU-hours per week",
+    "amount": 36_000,
+    "reason": "the final project",
+    "state": "open",
+    "asked_at": at(-5),
+    "currency": "credits",
+}
+CODE = {"code": "K7QF-9M2X-4TRW", "max_uses": 1, "uses": 0, "created_at": at(0)}
 LINE = {
     "unit": "gpu_hour",
     "starts_at": at(0),
@@ -82,12 +107,36 @@ LEASE = {
     "currency": "credits",
     "simulated": True,
 }
+NOTICE = {
+    "id": 4,
+    "at": at(-1),
+    "kind": "ending",
+    "explanation": {"code": "credit", "message": "“train” will be stopped in 10 minutes.", "instead": "Ask for more."},
+    "workload_id": "job-1",
+    "ends_at": at(9),
+}
 GPU_USE = {
     "gpu": {"uuid": "GPU-1", "index": 0, "name": "H100", "gpu_type": "h100-80gb", "simulated": True},
     "sampled_at": at(0),
     "utilisation_percent": 63,
     "memory_used_bytes": 18 * 2**30,
     "memory_total_bytes": 80 * 2**30,
+}
+
+
+RECEIPT = {
+    "lease_id": "job-1",
+    "workload_id": "job-1",
+    "name": "train.py",
+    "owner": "alice",
+    "account": "class:cs101",
+    "gpu_type": "h100-80gb",
+    "lines": [LINE],
+    "total_micros": 420_000,
+    "ledger_micros": 420_000,
+    "saved_micros": 420_000,
+    "currency": "credits",
+    "settled": True,
 }
 
 
@@ -240,6 +289,27 @@ class FakeService:
             },
             ("GET", "api/promotions"): [PROMOTION],
             ("GET", "api/quotas"): [QUOTA],
+            ("GET", "api/notices"): [NOTICE],
+            ("GET", "api/grants"): [GRANT],
+            ("GET", "api/asks"): [ASK],
+            ("GET", "api/problems"): [{"since": at(0), "sentence": "A hold belongs to nobody."}],
+            ("GET", "api/promotions/7/codes"): [CODE],
+            ("POST", "api/promotions/7/codes"): [CODE],
+            ("POST", "api/promotions/7"): {**PROMOTION, "version": 2},
+            ("POST", "api/promotions/7/publish"): PROMOTION,
+            ("POST", "api/redemptions"): {"promotion": PROMOTION, "granted_micros": 250_000, "account": "person:alice"},
+            ("POST", "api/asks"): ASK,
+            ("POST", "api/asks/9/approve"): {**ASK, "state": "approved"},
+            ("POST", "api/asks/9/decline"): {**ASK, "state": "declined"},
+            ("POST", "api/asks/9/withdraw"): {**ASK, "state": "withdrawn"},
+            ("POST", "api/previews"): {
+                "since": at(-600),
+                "until": at(0),
+                "charged_micros": 10,
+                "would_be_micros": 4,
+                "saved_micros": 6,
+                "currency": "credits",
+            },
             ("GET", "api/leases"): [LEASE],
             ("GET", "api/prices"): [{"id": 3, "gpu_type": "h100-80gb", "rate": RATE, "valid_from": at(0)}],
             ("GET", "api/inventory"): [{"gpu": GPU_USE["gpu"], "state": "leased", "lease_id": "job-1"}],
@@ -253,20 +323,8 @@ class FakeService:
                 "currency": "credits",
             },
             ("GET", "api/leases/job-1"): LEASE,
-            ("GET", "api/leases/job-1/receipt"): {
-                "lease_id": "job-1",
-                "workload_id": "job-1",
-                "name": "train.py",
-                "owner": "alice",
-                "account": "class:cs101",
-                "gpu_type": "h100-80gb",
-                "lines": [LINE],
-                "total_micros": 420_000,
-                "ledger_micros": 420_000,
-                "saved_micros": 420_000,
-                "currency": "credits",
-                "settled": True,
-            },
+            ("POST", "api/leases/job-1/refund"): RECEIPT,
+            ("GET", "api/leases/job-1/receipt"): RECEIPT,
             ("GET", "api/leases/job-1/why"): {
                 "id": "job-1",
                 "state": "queued",
@@ -297,6 +355,8 @@ class FakeService:
             ("POST", "api/leases/job-1/started"): LEASE,
             ("POST", "api/leases/job-1/release"): {**LEASE, "state": "released"},
         }
+        if path == "api/leases/job-1/receipt" and (written := request.url.params.get("format")):
+            return httpx.Response(200, text=f"as {written}\n")
         if request.method == "DELETE" and path == "api/quotas/1":
             return httpx.Response(204)
         found = answers.get((request.method, path))

@@ -50,6 +50,11 @@ def run(client: GPUClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         (["why"], "All 4 GPUs are in use.", "explanation"),
         (["promos"], "50 % off", None),
         (["quota"], "40 GPU-hours per week", None),
+        (["redeem", "K7QF-9M2X-4TRW"], "0.25 credits for person:alice", "promotion"),
+        (["credit"], "summer school", None),
+        (["asks"], "the final project", None),
+        (["ask", "10h", "the final project", "--limit", "1"], "10.00 GPU-h", "reason"),
+        (["notices"], "will be stopped in 10 minutes. Ask for more.", None),
         (["receipt", "job-1"], "receipt total == ledger total", "lines"),
         (["cancel", "job-1"], "cancelled", None),
     ],
@@ -64,6 +69,39 @@ def test_every_reading_command_prints_a_table_or_json(
     assert "as of " in table.out
     plain = run(*words, "--json").json
     assert json_has in plain if json_has else isinstance(plain, list)
+
+
+@pytest.mark.parametrize("written", ["text", "html", "csv"])
+def test_a_receipt_is_printed_as_the_service_writes_it(run: Any, written: str) -> None:
+    assert run("receipt", "job-1", "--format", written).out == f"as {written}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["receipt", "job-1", "--format", "pdf"], "none of text, html, csv"),
+        (["ask", "10h", "more", "--limit", "77"], "no limit with the number 77"),
+        (["ask", "ten", "more", "--limit", "1"], "duration"),
+        (["ask", "1.2345678", "more", "--account", "person:alice"], "1.2345678"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_anything_is_sent(
+    run: Any, service: FakeService, words: list[str], says: str
+) -> None:
+    done = run(*words)
+    assert done.code == 2
+    assert says in done.err
+    assert "POST" not in {call.method for call in service.calls}
+
+
+def test_more_is_asked_for_in_the_limits_own_unit(run: Any, service: FakeService) -> None:
+    run("ask", "10h", "the final project", "--limit", "1")
+    run("ask", "2.50", "the final project", "--account", "person:alice")
+    bodies = [json.loads(call.content) for call in service.calls if call.method == "POST"]
+    assert [(b["quota_id"], b["account"], b["amount"]) for b in bodies] == [
+        (1, None, 36_000),
+        (None, "person:alice", 2_500_000),
+    ]
 
 
 def test_every_command_is_tested_here() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -33,10 +34,22 @@ class FakeService:
     body: dict[str, Any] = field(default_factory=dict)
     gate: Callable[[], Any] | None = None
     tokens: list[str] = field(default_factory=list)
+    notices: list[dict[str, Any]] = field(default_factory=list)
+    events_code: int = 200
+    listeners: list[_Events] = field(default_factory=list)
+    positions: list[str] = field(default_factory=list)
 
     @property
     def requests(self) -> int:
         return len(self.tokens)
+
+    async def tell(self, number: int, message: str = "Ends soon.") -> None:
+        """A notice for the server's owner."""
+        explanation = {"code": "credit", "message": message}
+        at = "2026-03-02T12:00:00Z"
+        self.notices.append({"id": number, "at": at, "kind": "ending", "explanation": explanation})
+        for listener in self.listeners:
+            await listener.write_notice(self.notices[-1])
 
 
 class _Status(web.RequestHandler):
@@ -49,6 +62,37 @@ class _Status(web.RequestHandler):
             await self.service.gate()
         self.set_status(self.service.code)
         self.finish(json.dumps(self.service.body))
+
+
+class _Events(web.RequestHandler):
+    """The service's stream: what was kept after the reader's position, then what comes."""
+
+    def initialize(self, service: FakeService) -> None:
+        self.service = service
+        self.gone = asyncio.Event()
+
+    def on_connection_close(self) -> None:
+        self.gone.set()
+
+    async def get(self) -> None:
+        self.service.positions.append(self.request.headers.get("Last-Event-ID", ""))
+        if self.service.events_code != 200:
+            self.set_status(self.service.events_code)
+            self.finish(json.dumps(self.service.body))
+            return
+        self.set_header("Content-Type", "text/event-stream")
+        self.write("retry: 50\n\n")
+        await self.flush()
+        for notice in self.service.notices:
+            if notice["id"] > int(self.service.positions[-1] or 0):
+                await self.write_notice(notice)
+        self.service.listeners.append(self)
+        await self.gone.wait()
+        self.service.listeners.remove(self)
+
+    async def write_notice(self, notice: dict[str, Any]) -> None:
+        self.write(f"id: {notice['id']}\nevent: notice\ndata: {json.dumps(notice)}\n\n")
+        await self.flush()
 
 
 def a_status() -> Status:
@@ -72,12 +116,16 @@ def a_status() -> Status:
     return Status(user="alice", currency="credits", now=now, leases=(lease,), gpus=(use,))
 
 
+ROUTES = {"status": _Status, "events": _Events}
+
+
 @pytest.fixture
 async def service() -> AsyncIterator[FakeService]:
     """The service on a free port."""
     fake = FakeService(body=a_status().model_dump(mode="json"))
     sockets, port = bind_unused_port()
-    server = HTTPServer(web.Application([(r"/services/fastgpu/api/status", _Status, {"service": fake})]))
+    routes = [(rf"/services/fastgpu/api/{name}", handler, {"service": fake}) for name, handler in ROUTES.items()]
+    server = HTTPServer(web.Application(routes))
     server.add_socket(sockets)
     fake.url = f"http://127.0.0.1:{port}/services/fastgpu"
     yield fake
@@ -95,15 +143,21 @@ def spawned_environment(monkeypatch: pytest.MonkeyPatch, service: FakeService) -
     return monkeypatch
 
 
+class JupyterClient(httpx.AsyncClient):
+    """A client of one Jupyter server, which is at hand as ``app``."""
+
+    app: ServerApp
+
+
 @pytest.fixture
 async def start_jupyter(spawned_environment: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     """Start a Jupyter server with the extension (as the shipped configuration enables it); gives its HTTP client."""
     for name in ("CONFIG", "DATA", "RUNTIME"):
         spawned_environment.setenv(f"JUPYTER_{name}_DIR", str(tmp_path / name.lower()))
     spawned_environment.setenv("JUPYTER_NO_CONFIG", "1")
-    running: list[tuple[ServerApp, HTTPServer, httpx.AsyncClient]] = []
+    running: list[tuple[ServerApp, HTTPServer, JupyterClient]] = []
 
-    async def start(**traits: Any) -> httpx.AsyncClient:
+    async def start(**traits: Any) -> JupyterClient:
         enabled = json.loads(SHIPPED_CONFIG.read_text())["ServerApp"]["jpserver_extensions"]
         app = ServerApp(
             allow_root=True,
@@ -120,11 +174,12 @@ async def start_jupyter(spawned_environment: pytest.MonkeyPatch, tmp_path: Path)
         sockets, port = bind_unused_port()
         server = HTTPServer(app.web_app)
         server.add_socket(sockets)
-        client = httpx.AsyncClient(
+        client = JupyterClient(
             base_url=f"http://127.0.0.1:{port}/user/alice/",
             headers={"Authorization": f"token {JUPYTER_TOKEN}"},
             trust_env=False,
         )
+        client.app = app
         running.append((app, server, client))
         return client
 
