@@ -39,8 +39,9 @@ format:         ## ruff format and safe fixes
 	$(BIN)/ruff format .
 
 bench:          ## the README's figures
-	@$(PYTHON) tools/install.py test
+	@$(PYTHON) tools/install.py bench
 	$(BIN)/python benchmarks/spawn.py
+	$(BIN)/python benchmarks/ledger.py
 
 docs:           ## write the configuration reference from the traits, the API reference from the routes
 	@$(PYTHON) tools/install.py hub

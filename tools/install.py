@@ -1,6 +1,6 @@
 """Make ``.venv`` ready: Python packages, Node if the machine has none, the JupyterLab extension, the hub's proxy.
 
-Usage: ``python3 tools/install.py [hub|test|dev]``. Standard library only. Does nothing when nothing changed.
+Usage: ``python3 tools/install.py [hub|test|dev|bench]``. Standard library only. Does nothing when nothing changed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PYTHON = VENV / "bin" / "python"
 LABEXTENSION = ROOT / "labextension"
 BUILT = ROOT / "fastgpu_magics" / "labextension" / "package.json"
 STAMPS = VENV / "fastgpu-install.json"
-EXTRAS = {"hub": "demo", "test": "test", "dev": "dev"}
+EXTRAS = {"hub": "demo", "test": "test", "dev": "dev", "bench": "dev,bench"}
 NPM = ("--no-audit", "--no-fund", "--loglevel=error")
 PROXY = "configurable-http-proxy@5"
 OLDEST_NODE = (20, 19)

@@ -29,7 +29,7 @@ from fastgpu_magics.server.extension import FastGPUServerExtension
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "reference"
-LAB_SETTINGS = ROOT / "labextension" / "schema" / "status-bar.json"
+LAB_SETTINGS = ROOT / "labextension" / "schema"
 NOTE = "<!-- Written by `make docs` from the code. Change the text there, then run it again. -->"
 
 # Where a class is configured, and what a reader should know before its traits.
@@ -158,15 +158,16 @@ def setup_arguments() -> list[str]:
 
 
 def lab_settings() -> Iterator[str]:
-    """JupyterLab's settings, from the extension's schema."""
-    schema = json.loads(LAB_SETTINGS.read_text(encoding="utf-8"))
+    """JupyterLab's settings, from the extension's schemas."""
     yield from ("## JupyterLab settings", "")
-    yield from (f"Settings → Settings Editor → {schema['title']}. {schema['description']}", "")
-    rows = [
-        (f"`{name}`", f"`{json.dumps(entry['default'])}`", f"{entry['title']}. {entry['description']}")
-        for name, entry in sorted(schema["properties"].items())
-    ]
-    yield from table(("setting", "default", "meaning"), rows)
+    for path in sorted(LAB_SETTINGS.glob("*.json"), reverse=True):
+        schema = json.loads(path.read_text(encoding="utf-8"))
+        yield from (f"Settings → Settings Editor → {schema['title']}. {schema['description']}", "")
+        rows = [
+            (f"`{name}`", f"`{json.dumps(entry['default'])}`", f"{entry['title']}. {entry['description']}")
+            for name, entry in sorted(schema["properties"].items())
+        ]
+        yield from table(("setting", "default", "meaning"), rows)
 
 
 def configuration() -> str:

@@ -14,12 +14,14 @@ from jinja2 import Environment
 from tornado.web import Application
 
 from fastgpu_hub.service.auth import FastGPUAuth
+from fastgpu_hub.service.events import EventsHandler
 from fastgpu_hub.service.handlers import ApiHandler, NotFoundHandler, log_request
 from fastgpu_hub.service.metrics import ServiceMetrics
 from fastgpu_hub.service.openapi import document
 from fastgpu_hub.service.pages.handler import CallbackHandler, PageHandler
 from fastgpu_hub.service.pages.render import environment
-from fastgpu_hub.service.routes import ROUTES, Route
+from fastgpu_hub.service.routes import ROUTES
+from fastgpu_hub.service.routing import EVENTS, Route
 
 if TYPE_CHECKING:
     from fastgpu_hub.broker.broker import Broker
@@ -81,4 +83,6 @@ def _handler(rows: dict[str, Route]) -> type[ApiHandler | PageHandler | Callback
     row = next(iter(rows.values()))
     if row.name == "oauth_callback":
         return CallbackHandler
+    if row.media == EVENTS:
+        return EventsHandler
     return PageHandler if row.is_page else ApiHandler

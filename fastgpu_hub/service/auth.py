@@ -15,7 +15,7 @@ from traitlets import default
 from fastgpu_hub.broker.actors import Actor
 from fastgpu_hub.broker.ports.world import HubUnavailable
 from fastgpu_hub.pricing.explain import Refused
-from fastgpu_hub.service.routes import SCOPES, Who
+from fastgpu_hub.service.routing import SCOPES, Who
 from fastgpu_hub.service.wire import Refusal
 
 if TYPE_CHECKING:
@@ -113,7 +113,8 @@ def bearer(handler: RequestHandler) -> str | None:
 async def identify(auth: HubOAuth, handler: BaseHandler) -> dict[str, Any] | None:
     """The hub's model of who sends this request, None when nobody is signed in.
 
-    A header wins over the cookie and is never replaced by it. Raises HubUnavailable when the hub cannot tell.
+    A header wins over the cookie and is never replaced by it. A handler that does not trust the cache of tokens asks
+    the hub each time. Raises HubUnavailable when the hub cannot tell.
     """
     token = bearer(handler)
     if token is None:
@@ -123,7 +124,8 @@ async def identify(auth: HubOAuth, handler: BaseHandler) -> dict[str, Any] | Non
     if not token or not _TOKEN.fullmatch(token):
         return None
     try:
-        return await auth.user_for_token(token, session_id=auth.get_session_id(handler), sync=False)
+        session = auth.get_session_id(handler)
+        return await auth.user_for_token(token, handler.trusts_token_cache, session_id=session, sync=False)
     except HTTPError as error:
         raise HubUnavailable(f"The hub could not check the token: {error.log_message or error.status_code}") from error
 

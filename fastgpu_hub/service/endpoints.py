@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from fastgpu.models import Receipt
 from fastgpu_hub.broker.actors import Actor
 from fastgpu_hub.broker.idempotency import IdempotencyClaim
 from fastgpu_hub.pricing.explain import Refused
+from fastgpu_hub.service import receipts
 from fastgpu_hub.service.routes import Health
 
 if TYPE_CHECKING:
@@ -139,7 +141,19 @@ async def release_lease(call: Call) -> Result:
 
 
 async def receipt(call: Call) -> Result:
-    return await call.broker.receipt(call.actor, call.id)
+    found = await call.broker.receipt(call.actor, call.id)
+    return found if isinstance(found, Refused) or call.query["format"] == "json" else _document(call, found)
+
+
+def _document(call: Call, found: Receipt) -> Raw:
+    kind, zone = call.query["format"], call.broker.settings.time_zone
+    headers = {"Content-Type": receipts.FORMATS[kind]}
+    if kind == "csv":
+        headers["Content-Disposition"] = f'attachment; filename="receipt-{found.lease_id}.csv"'
+        return Raw(receipts.as_csv(found).encode(), headers)
+    if kind == "text":
+        return Raw(receipts.as_text(found, zone).encode(), headers)
+    return Raw(receipts.as_html(found, zone).encode(), {**headers, "Content-Security-Policy": receipts.HTML_POLICY})
 
 
 async def why(call: Call) -> Result:
@@ -150,6 +164,10 @@ async def costs(call: Call) -> Result:
     return await call.broker.costs(call.actor, call.query["since"], call.query["by"])
 
 
+async def notices(call: Call) -> Result:
+    return await call.broker.notices(call.actor, call.query["after"], call.query["limit"])
+
+
 async def promotions(call: Call) -> Result:
     return await call.broker.promotions(call.actor, call.query["promo_code"])
 
@@ -158,8 +176,32 @@ async def add_promotion(call: Call) -> Result:
     return await call.broker.add_promotion(call.actor, call.body, key=call.key)
 
 
+async def edit_promotion(call: Call) -> Result:
+    return await call.broker.edit_promotion(call.actor, call.number, call.body, key=call.key)
+
+
+async def publish_promotion(call: Call) -> Result:
+    return await call.broker.publish_promotion(call.actor, call.number, key=call.key)
+
+
 async def end_promotion(call: Call) -> Result:
     return await call.broker.end_promotion(call.actor, call.number, key=call.key)
+
+
+async def promotion_codes(call: Call) -> Result:
+    return await call.broker.promotion_codes(call.actor, call.number)
+
+
+async def make_codes(call: Call) -> Result:
+    return await call.broker.make_codes(call.actor, call.number, call.body, key=call.key)
+
+
+async def preview(call: Call) -> Result:
+    return await call.broker.preview(call.actor, call.body)
+
+
+async def redeem(call: Call) -> Result:
+    return await call.broker.redeem(call.actor, call.body, key=call.key)
 
 
 async def quotas(call: Call) -> Result:
@@ -186,6 +228,34 @@ async def grant(call: Call) -> Result:
     return await call.broker.grant(call.actor, call.body, key=call.key)
 
 
+async def grants(call: Call) -> Result:
+    return await call.broker.grants(call.actor, call.query["account"])
+
+
+async def refund(call: Call) -> Result:
+    return await call.broker.refund(call.actor, call.id, call.body, key=call.key)
+
+
+async def asks(call: Call) -> Result:
+    return await call.broker.asks(call.actor, call.query["state"])
+
+
+async def ask(call: Call) -> Result:
+    return await call.broker.ask(call.actor, call.body, key=call.key)
+
+
+async def approve_ask(call: Call) -> Result:
+    return await call.broker.approve_ask(call.actor, call.number, call.body, key=call.key)
+
+
+async def decline_ask(call: Call) -> Result:
+    return await call.broker.decline_ask(call.actor, call.number, call.body, key=call.key)
+
+
+async def withdraw_ask(call: Call) -> Result:
+    return await call.broker.withdraw_ask(call.actor, call.number, key=call.key)
+
+
 async def class_report(call: Call) -> Result:
     return await call.broker.class_report(call.actor, call.path["name"])
 
@@ -195,7 +265,14 @@ async def inventory(call: Call) -> Result:
 
 
 async def audit(call: Call) -> Result:
-    return await call.broker.audit(call.actor, call.query["limit"])
+    query = call.query
+    return await call.broker.audit(
+        call.actor, query["limit"], query["before"], query["actor"] or "", query["subject"] or ""
+    )
+
+
+async def problems(call: Call) -> Result:
+    return await call.broker.problems(call.actor)
 
 
 async def health(_call: Call) -> Result:
@@ -230,15 +307,17 @@ async def _changed(call: Call, look: Callable[[], Awaitable[Any]], watched: tupl
                 waiting.cancel()
 
 
-# Operations that the handler answers itself: they are about the service, not about GPUs.
-ELSEWHERE = {"openapi", "metrics"}
+# Operations that a handler answers itself: they are about the service, not about GPUs, or have no one answer.
+ELSEWHERE = {"openapi", "metrics", "events"}
 
 ENDPOINTS: dict[str, Endpoint] = {
     endpoint.__name__: endpoint
     for endpoint in (
         *(me, status, options, quote, submit_job, jobs, job, cancel_job, job_log, job_files, job_file),
-        *(put_blob, has_blob, leases, lease, request_lease, lease_started, release_lease, receipt, why, costs),
-        *(promotions, add_promotion, end_promotion, quotas, add_quota, remove_quota, prices, set_price, grant),
-        *(class_report, inventory, audit, health),
+        *(put_blob, has_blob, leases, lease, request_lease, lease_started, release_lease, receipt, why, costs, notices),
+        *(promotions, add_promotion, edit_promotion, publish_promotion, end_promotion, promotion_codes, make_codes),
+        *(preview, redeem, quotas, add_quota, remove_quota, prices, set_price, grant, grants, refund),
+        *(asks, ask, approve_ask, decline_ask, withdraw_ask),
+        *(class_report, inventory, audit, problems, health),
     )
 }

@@ -21,7 +21,7 @@ from fastgpu_hub.broker.ports.world import HubUnavailable
 from fastgpu_hub.pricing.explain import Refused
 from fastgpu_hub.service import auth as signing
 from fastgpu_hub.service.endpoints import ENDPOINTS, Call, Raw, Result
-from fastgpu_hub.service.routes import JSON, Route
+from fastgpu_hub.service.routing import EVENTS, JSON, Route
 from fastgpu_hub.service.wire import (
     Refusal,
     error_answer,
@@ -50,6 +50,7 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
     """
 
     content_security_policy = _API_POLICY
+    trusts_token_cache = True
     _token_authenticated = False  # JupyterHub's name for "by the Authorization header, not by a cookie"
 
     def initialize(self, site: Site, rows: dict[str, Route] | None = None) -> None:
@@ -101,6 +102,8 @@ class BaseHandler(HubOAuthenticated, RequestHandler):
         self.set_status(status_of(refused.code))
         if refused.code == "unavailable":
             self.set_header("Retry-After", str(RETRY_AFTER_SECONDS))
+        if "wait_seconds" in refused.numbers:
+            self.set_header("Retry-After", str(refused.numbers["wait_seconds"]))
         if refused.code == "method_not_allowed":
             self.set_header("Allow", ", ".join(sorted(self.rows)))
         if refused.code == "not_signed_in":
@@ -313,7 +316,7 @@ def log_request(handler: RequestHandler) -> None:
     status = handler.get_status()
     if not isinstance(handler, BaseHandler):
         return
-    waited = "wait_seconds" in request.query_arguments
+    waited = "wait_seconds" in request.query_arguments or (handler.row is not None and handler.row.media == EVENTS)
     handler.site.metrics.answered(
         handler.route_label,
         (request.method or "?")[:16] if handler.row else "other",

@@ -17,8 +17,8 @@ from traitlets.config import Application, Config
 from traitlets.config.application import catch_config_error
 
 from fastgpu_hub.broker.broker import Broker
-from fastgpu_hub.broker.lifecycle import Settings
 from fastgpu_hub.broker.ports.store import StoreUnavailable
+from fastgpu_hub.broker.settings import Settings
 from fastgpu_hub.engines.local import LocalEngine
 from fastgpu_hub.probes import find_probe
 from fastgpu_hub.service.app import Site, make_app
@@ -26,7 +26,7 @@ from fastgpu_hub.service.auth import FastGPUAuth
 from fastgpu_hub.service.clock import SystemClock
 from fastgpu_hub.service.hub import RestHub
 from fastgpu_hub.service.process import CannotListen, address_of, bind, die_with_parent, kept_secret, let_pass
-from fastgpu_hub.service.routes import BLOB_LIMIT_BYTES
+from fastgpu_hub.service.routing import BLOB_LIMIT_BYTES
 from fastgpu_hub.service.seeds import apply_seeds, missing_prices, read_seeds
 from fastgpu_hub.store import StoreError, open_store
 
@@ -45,6 +45,10 @@ class FastGPUService(Application):
 
     name = "fastgpu-hub"
     description = "FastGPU's service. JupyterHub starts it; see fastgpu_hub.setup_fastgpu."
+    examples = """
+    fastgpu-hub audit verify     was an entry of the audit changed, removed or added?
+    fastgpu-hub ledger verify    does what was charged follow from what happened?
+    """
 
     state_dir = Unicode(
         help="""
@@ -97,14 +101,35 @@ class FastGPUService(Application):
         """,
     ).tag(config=True)
     server_horizon_minutes = Int(
-        30,
+        60,
         min=2,
         help="""
         Minutes ahead for which money is reserved for a server without a time limit.
 
-        The reservation is renewed before it runs out; a server whose account cannot pay the next one is stopped in good
-        order just before its money ends. Longer horizons reserve more of a class's credit; shorter ones let a new price
-        or promotion reach running servers sooner.
+        The reservation is extended when half of it is left; a server whose account cannot pay that is warned 30, 10 and
+        2 minutes before its money ends and stopped in good order then. So below 60 minutes the first warning comes
+        late. Longer horizons reserve more of a class's credit.
+        """,
+    ).tag(config=True)
+    list_price_changes = Enum(
+        ["follow", "keep"],
+        default_value="follow",
+        help="""
+        What a new list price does to leases that run already.
+
+        ``follow``: they pay it from the instant on from which it is valid; where a limit or the credit does not allow
+        that for as long as before, they end sooner, and their owners are warned. ``keep``: they pay what they were
+        granted with; servers without a time limit until their reservation is extended.
+        """,
+    ).tag(config=True)
+    promotion_changes = Enum(
+        ["keep", "follow"],
+        default_value="keep",
+        help="""
+        What the edit or the end of a promotion does to leases that were granted under it.
+
+        ``keep``: nothing; servers without a time limit keep it until their reservation is extended. ``follow``: it
+        reaches them at once.
         """,
     ).tag(config=True)
     prices = List(
@@ -212,7 +237,7 @@ class FastGPUService(Application):
             {"prices": self.prices, "quotas": self.quotas, "promotions": self.promotions, "grants": self.grants}
         )
         listening = await bind(*address_of(os.environ["JUPYTERHUB_SERVICE_URL"]))
-        store = await asyncio.to_thread(open_store, self.db_url)
+        store = await asyncio.to_thread(open_store, self.db_url, time_zone=self.time_zone)
         try:
             engine = LocalEngine(parent=self, state_dir=self._engine_folder(folder))
             if engine.job_users == "system" and Path(engine.state_dir).is_relative_to(folder):
@@ -228,6 +253,8 @@ class FastGPUService(Application):
                     currency=self.currency,
                     time_zone=self.time_zone,
                     server_horizon_ms=self.server_horizon_minutes * 60_000,
+                    follow_list_prices=self.list_price_changes == "follow",
+                    follow_promotions=self.promotion_changes == "follow",
                     stop_grace_seconds=engine.stop_grace_seconds,
                 ),
             )
@@ -241,6 +268,7 @@ class FastGPUService(Application):
                 await ending.wait()
                 self.log.info("FastGPU's service is closing; jobs run on")
                 server.stop()
+                await broker.end_streams()
                 await server.close_all_connections()
             finally:
                 await broker.close()

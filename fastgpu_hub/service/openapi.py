@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from fastgpu.models import ErrorAnswer
-from fastgpu_hub.service.routes import BYTES, JSON, SCOPES, Query, Route
+from fastgpu_hub.service.routing import BYTES, EVENTS, JSON, SCOPES, Query, Route
 
 REF = "#/components/schemas/{model}"
 
@@ -83,6 +83,16 @@ def _operation(route: Route, schemas: dict[type[BaseModel], dict[str, Any]]) -> 
                 "schema": {"type": "string", "pattern": "^[!-~]{1,200}$"},
             }
         )
+    if route.media == EVENTS:
+        operation["parameters"].append(
+            {
+                "name": "Last-Event-ID",
+                "in": "header",
+                "required": False,
+                "description": "The last id that was received: the stream goes on after it.",
+                "schema": {"type": "string", "pattern": "^[0-9]{1,15}$"},
+            }
+        )
     if route.body is not None:
         operation["requestBody"] = {"required": True, "content": {JSON: {"schema": schemas[route.body]}}}
     elif route.method == "PUT":
@@ -101,6 +111,8 @@ def _success(route: Route, schemas: dict[type[BaseModel], dict[str, Any]]) -> di
     if route.many:
         schema = {"type": "array", "items": schema}
     response["content"] = {route.media.split(";")[0]: {"schema": schema}}
+    for media in route.other_media:
+        response["content"][media.split(";")[0]] = {"schema": {"type": "string"}}
     return response
 
 

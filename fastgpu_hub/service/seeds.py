@@ -39,9 +39,10 @@ _MODELS: dict[str, type[BaseModel]] = {
 _MONEY = {
     "prices": ("per_gpu_hour", "per_task_hour", "per_start"),
     "quotas": (),
-    "promotions": ("fixed_per_gpu_hour",),
+    "promotions": ("fixed_per_gpu_hour", "budget", "credit"),
     "grants": ("amount",),
 }
+_DURATIONS = {"prices": (), "quotas": ("rolling_seconds",), "promotions": ("free_gpu_seconds",), "grants": ()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,8 @@ def read_seeds(sections: Mapping[str, Iterable[Mapping[str, Any]]]) -> list[Seed
     """Read the four lists, in the order prices, quotas, promotions, grants.
 
     Money may be written as decimal text under its name without ``_micros`` (``{"per_gpu_hour": "0.50"}``), also a
-    quota's ``limit`` of ``spend_micros``; a ``limit`` of ``gpu_seconds`` may be a duration such as ``"40h"``.
+    quota's ``limit`` of ``spend_micros``. A ``limit`` of ``gpu_seconds``, ``rolling_seconds`` and ``free_gpu_seconds``
+    may be a duration such as ``"40h"``.
     Raises ValueError naming list, position and what is wrong.
     """
     return [_read(kind, index, entry) for kind in _MODELS for index, entry in enumerate(sections.get(kind, ()))]
@@ -73,6 +75,9 @@ def _read(kind: str, index: int, entry: Mapping[str, Any]) -> Seed:
                 data[f"{name}_micros"] = parse_money(data.pop(name))
         if kind == "quotas" and isinstance(data.get("limit"), str):
             data["limit"] = _limit(data)
+        for name in _DURATIONS[kind]:
+            if isinstance(data.get(name), str):
+                data[name] = m.parse_duration(data[name])
         # The same door as for requests: lists stand for tuples, and every field is checked.
         wanted = parse_model(_MODELS[kind], data)
     except Refusal as refusal:

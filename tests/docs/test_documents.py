@@ -21,6 +21,7 @@ import fastgpu
 from fastgpu import cli, models
 from fastgpu.client import GPUClient
 from fastgpu.job import Job
+from fastgpu_hub.service.commands import app as service_app
 from fastgpu_magics.arguments import CELL_COMMANDS, LINE_COMMANDS, read_line
 
 IMAGES = ("spawn-page.png", "notebook-job.png", "refusal.png", "status-bar.png", "class-page.png")
@@ -89,6 +90,19 @@ def test_every_fastgpu_command_shown_parses(written):
     assert parsed > 20
 
 
+def test_every_command_of_the_service_shown_parses(written):
+    groups = typer.main.get_command(service_app).commands
+    parsed = 0
+    for document in written:
+        for line in document.commands:
+            words = shlex.split(line, comments=True) if line.startswith("fastgpu-hub ") else []
+            if words:
+                group, command = groups[words[1]], words[2]
+                group.commands[command].make_context(command, words[3:])  # raises on an unknown option
+                parsed += 1
+    assert parsed >= 5
+
+
 def cell_magics(document) -> Iterator[str]:
     lines = [line for block in document.code("python") for line in block.splitlines()]
     for line in (*lines, *document.spans):
@@ -112,6 +126,8 @@ def test_options_named_on_their_own_exist(written):
     known = {option for line in (*LINE_COMMANDS.values(), *CELL_COMMANDS.values()) for option in line.parser.options}
     for command in typer.main.get_command(cli.app).commands.values():
         known |= {option for parameter in command.params for option in parameter.opts}
+    for group in typer.main.get_command(service_app).commands.values():
+        known |= {option for command in group.commands.values() for par in command.params for option in par.opts}
     known |= {"--help"}
     named = {
         (document.name, span.split()[0])

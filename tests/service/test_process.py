@@ -9,10 +9,13 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -89,6 +92,54 @@ def test_the_program_serves_and_ends_orderly_on_sigterm(environment: dict[str, s
     assert (state / "fastgpu.sqlite").exists()
     assert (state / "cookie-secret").stat().st_mode & 0o777 == 0o600
     assert state.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.fixture
+def hub_that_knows_alice(environment: dict[str, str]) -> Iterator[None]:
+    """A hub that answers who a token belongs to."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps(
+                {"kind": "user", "name": "alice", "groups": [], "scopes": ["custom:fastgpu:use"]}
+            ).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", urlsplit(environment["JUPYTERHUB_API_URL"]).port or 0), Answer)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.slow
+def test_a_stream_of_news_ends_cleanly_on_sigterm_and_does_not_hold_it_up(
+    environment: dict[str, str], log: Any, hub_that_knows_alice: None
+) -> None:
+    process = subprocess.Popen([sys.executable, "-m", "fastgpu_hub.service"], env=environment, stdout=log, stderr=log)
+    try:
+        assert healthy(environment, process, log)
+        url = environment["JUPYTERHUB_SERVICE_URL"] + "/services/fastgpu/api/events"
+        with httpx.stream("GET", url, headers={"Authorization": "token t"}, timeout=20) as stream:
+            assert stream.status_code == 200
+            pieces = stream.iter_text()
+            assert "id: 0" in next(pieces)
+            process.send_signal(signal.SIGTERM)
+            before = time.monotonic()
+            assert list(pieces) == []  # a connection that was cut would raise
+            assert time.monotonic() - before < 3
+        assert process.wait(15) == 0
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to look as another user")

@@ -5,29 +5,30 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections import defaultdict
 from typing import Any
 
 from jupyterhub.services.auth import HubOAuthCallbackHandler
 from tornado.httputil import parse_body_arguments
 
 from fastgpu_hub.broker.idempotency import IdempotencyClaim
-from fastgpu_hub.broker.views import explanation
+from fastgpu_hub.broker.views import at, explanation
 from fastgpu_hub.pricing.explain import Refused
 from fastgpu_hub.service import auth as signing
 from fastgpu_hub.service.handlers import BaseHandler, check_arguments
-from fastgpu_hub.service.pages.views import NOTICES, PAGE_OF_FORM, VIEWS, Done, Page, Visit
-from fastgpu_hub.service.routes import HTML, Route
+from fastgpu_hub.service.pages.typed import Typed
+from fastgpu_hub.service.pages.views import PAGE_OF_FORM, VIEWS, Result
+from fastgpu_hub.service.pages.visit import NOTICES, Done, Download, Page, Visit
+from fastgpu_hub.service.routing import HTML, Route
 from fastgpu_hub.service.wire import Refusal, check_text, status_of
 
-_STYLE_SECONDS = 3600
+_STATIC_SECONDS = 3600
 
 
 class HtmlHandler(BaseHandler):
     """Answers, errors too, are pages in the site's frame."""
 
     content_security_policy = (
-        "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'; "
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; form-action 'self'; "
         "base-uri 'none'; frame-ancestors 'none'"
     )
 
@@ -35,12 +36,14 @@ class HtmlHandler(BaseHandler):
         """An error page, written by hand from what cannot fail again."""
         self.write_page("error.html", {"problem": explanation(refused), "request_id": self.request_id})
 
-    def write_page(self, template: str, context: dict[str, Any]) -> None:
+    def write_page(self, template: str, context: dict[str, Any], typed: Typed | None = None) -> None:
+        typed = typed or Typed()
         frame: dict[str, Any] = {
             "actor": self.actor,
             "notice": NOTICES.get(self.get_query_argument("done", "")),
-            "problem": None,
-            "form": defaultdict(str),
+            "problem": typed.problem,
+            "form_of": typed.of,
+            "now": at(self.site.broker.clock.now_ms()),
             "xsrf": "",
             "fresh_key": secrets.token_urlsafe(16),
         }
@@ -61,36 +64,42 @@ class PageHandler(HtmlHandler):
                 Refused("not_signed_in", "You are not signed in any more.", instead="Open the page again to sign in.")
             )
         self.check_declared_size()
+        if not self._token_authenticated:  # a token may carry less than its owner's rights
+            await self.site.broker.signed_in(self.actor)
 
     async def get(self, **path: str) -> None:
         row = self.require_row()
         query = {name: self.get_query_argument(name) for name in self.request.query_arguments}
-        result = await VIEWS[row.name](self._visit(path, query, None))
-        if isinstance(result, Done):
-            self._leave(result)
-            return
-        if isinstance(result, bytes):
-            self.set_header("Cache-Control", f"public, max-age={_STYLE_SECONDS}")
-            self.set_header("Content-Type", row.media)
-            self.finish(result)
-            return
-        assert isinstance(result, Page)
-        self._write(result, {})
+        self._answer(row, await VIEWS[row.name](self._visit(path, query, None)), Typed())
 
     async def post(self, **path: str) -> None:
         row = self.require_row()
         form = self._form()
         signing.check_same_site(self)
+        sent_to = self.request.path.removeprefix(self.site.prefix)
         try:
-            done = await VIEWS[row.name](self._visit(path, form, self._key(row, path, form)))
+            result = await VIEWS[row.name](self._visit(path, form, self._key(row, path, form)))
         except Refusal as refusal:
             self.set_status(status_of(refusal.refused.code))
-            page = await PAGE_OF_FORM[row.name](self._visit(path, {}, None))
-            assert isinstance(page, Page)
-            self._write(page, {"problem": explanation(refusal.refused), "form": defaultdict(str, form)})
-            return
-        assert isinstance(done, Done)
-        self._leave(done)
+            page = await PAGE_OF_FORM[row.name](self._visit(path, form, None))
+            self._answer(row, page, Typed(sent_to, form, explanation(refusal.refused)))
+        else:
+            self._answer(row, result, Typed(sent_to, form))
+
+    def _answer(self, row: Route, result: Result, typed: Typed) -> None:
+        if isinstance(result, Done):
+            self._leave(result)
+        elif isinstance(result, Page):
+            context = {"xsrf": self.xsrf_token.decode("ascii"), **result.context}
+            self.write_page(result.template, context, typed)
+        else:
+            self.set_header("Content-Type", row.media)
+            if isinstance(result, Download):
+                self.set_header("Content-Disposition", f'attachment; filename="{result.name}"')
+                self.finish(result.text)
+            else:
+                self.set_header("Cache-Control", f"public, max-age={_STATIC_SECONDS}")
+                self.finish(result)
 
     def _leave(self, done: Done) -> None:
         notice = f"?done={done.done}" if done.done else ""
@@ -99,9 +108,6 @@ class PageHandler(HtmlHandler):
     def _visit(self, path: dict[str, str], form: dict[str, str], key: IdempotencyClaim | None) -> Visit:
         check_arguments(path)
         return Visit(self.site.broker, self.actor, self.site.time_zone, path, form, key)
-
-    def _write(self, page: Page, extra: dict[str, Any]) -> None:
-        self.write_page(page.template, {"xsrf": self.xsrf_token.decode("ascii"), **page.context, **extra})
 
     def _form(self) -> dict[str, str]:
         """Fields of a url-encoded form. Also tells Tornado, whose XSRF check looks for ``_xsrf`` among them."""

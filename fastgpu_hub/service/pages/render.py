@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from fastgpu.formatting import decimals_of, format_amount, format_bytes, format_date_time, format_money
-from fastgpu.models import QuotaUse, WeeklyWindow
+from fastgpu.formatting import format_amount, format_bytes, format_date_time, format_money
+from fastgpu.models import WeeklyWindow
 from fastgpu.words import gpu_hours, price_words, quota_words, step_words
+from fastgpu_hub.service.pages import words
 from fastgpu_hub.service.pages.audit import action_words, change_words, subject_words
-
-DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+from fastgpu_hub.service.pages.promotion_forms import DAYS
 
 
 def environment(*, currency: str, time_zone: str, prefix: str, hub_home: str) -> Environment:
@@ -31,24 +31,35 @@ def environment(*, currency: str, time_zone: str, prefix: str, hub_home: str) ->
         exact_money=lambda micros, decimals=2: format_money(micros, currency, decimals=decimals),
         when=lambda moment: when(moment, zone),
         exactly=lambda moment: when(moment, zone, seconds=True),
+        countdown=countdown,
         limit_text=lambda value, metric: quota_words(metric, value, currency),
+        bar_text=lambda quota: words.bar_words(quota, currency),
+        unit=lambda metric: words.unit_words(metric, currency),
+        plain_amount=words.plain_amount,
         gpu_hours=gpu_hours,
         story=lambda step: step_words(step, currency, lambda moment: format_date_time(moment, zone)),
+        saving=lambda promotion: words.saving_words(promotion, currency),
+        audience=words.audience_words,
+        left_of=lambda promotion: words.left_words(promotion, currency),
+        ask_link=words.ask_link,
+        wish=lambda ask: words.ask_words(ask, currency),
         audit_action=action_words,
         audit_subject=subject_words,
         audit_change=lambda line: change_words(line, currency),
         window=window_text,
-        span=span,
         rate=lambda value: price_words(value, currency),
         memory=format_bytes,
+        as_choices=lambda names: [(name, name) for name in names],
     )
+    env.tests.update(takeable=words.can_be_taken)
     env.globals.update(
         prefix=prefix,
         hub_home=hub_home,
         currency=currency,
         time_zone=time_zone,
-        share=share,
-        decimals_of=decimals_of,
+        days=DAYS,
+        news_words=words.NEWS,
+        bar=words.bar,
     )
     return env
 
@@ -61,28 +72,23 @@ def when(moment: datetime | None, zone: ZoneInfo, *, seconds: bool = False) -> M
     return Markup('<time datetime="{}">{}</time>').format(moment.isoformat(), shown)
 
 
-def span(start: datetime, end: datetime) -> str:
-    """Length of an interval: ``2 h 05 min``, ``3 min 07 s``, ``4.250 s``."""
-    seconds, rest = divmod((end - start) // timedelta(milliseconds=1), 1000)
-    if seconds < 60:
-        return f"{seconds}.{rest:03d} s"
-    minutes = seconds // 60
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {seconds % 60:02d} s"
+def countdown(moment: datetime, now: datetime) -> Markup:
+    """How long until an instant; a script may let it tick, the instant itself stands beside it."""
+    text = words.countdown_words(moment, now)
+    return Markup('<span class="countdown" data-until="{}">{}</span>').format(moment.isoformat(), text)
 
 
 def window_text(windows: tuple[WeeklyWindow, ...]) -> str:
     """Weekly hours in words; empty for always."""
     return "; ".join(
-        f"{', '.join(DAYS[day] for day in sorted(window.days))} {_clock(window.from_minute)}–{_clock(window.to_minute)}"
-        for window in windows
+        f"{_days(sorted(window.days))} {_clock(window.from_minute)}–{_clock(window.to_minute)}" for window in windows
     )
+
+
+def _days(days: list[int]) -> str:
+    in_a_row = len(days) > 2 and days == list(range(days[0], days[-1] + 1))
+    return f"{DAYS[days[0]]}–{DAYS[days[-1]]}" if in_a_row else ", ".join(DAYS[day] for day in days)
 
 
 def _clock(minute: int) -> str:
     return f"{minute // 60:02d}:{minute % 60:02d}"
-
-
-def share(quota: QuotaUse) -> dict[str, int]:
-    """Bounds of a meter: what is taken, where it becomes tight, the limit (at least 1, as meters want)."""
-    limit = max(quota.limit, 1)
-    return {"taken": min(quota.used + quota.reserved, limit), "high": limit * 8 // 10, "limit": limit}
