@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from itertools import chain
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, Any, get_args
 
 import typer
 from pydantic import BaseModel
@@ -256,14 +256,8 @@ def cost(
     as_json: AsJson = False,
 ) -> None:
     """What I spent, grouped; the rows add up to the ledger."""
-    answer = make_client().costs(since.astimezone(timezone.utc) if since else None, _group(by))
+    answer = make_client().costs(since.astimezone(timezone.utc) if since else None, _one_of(GroupBy, "--by", by))
     _print(answer, as_json, lambda lens: views.costs(answer, lens))
-
-
-def _group(by: str) -> GroupBy:
-    if by not in get_args(GroupBy):
-        raise InvalidRequest(f"--by {one_line(by)!r} is none of {', '.join(get_args(GroupBy))}.")
-    return cast("GroupBy", by)
 
 
 @app.command()
@@ -367,16 +361,17 @@ def receipt(
 ) -> None:
     """Every charge of a job or lease, each naming its rule."""
     if written is not None:
-        sys.stdout.write(make_client().written_receipt(job_id, _format(written)))
+        sys.stdout.write(make_client().written_receipt(job_id, _one_of(Written, "--format", written)))
         return
     answer = make_client().receipt(job_id)
     _print(answer, as_json, lambda lens: views.receipt(answer, lens))
 
 
-def _format(written: str) -> Written:
-    if written not in get_args(Written):
-        raise InvalidRequest(f"--format {one_line(written)!r} is none of text, html, csv; JSON comes with --json.")
-    return cast("Written", written)
+def _one_of(choices: Any, option: str, value: str) -> Any:
+    """The value, which is one of a Literal's. Raises InvalidRequest naming them."""
+    if value not in get_args(choices):
+        raise InvalidRequest(f"{option} {one_line(value)!r} is none of {', '.join(get_args(choices))}.")
+    return value
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

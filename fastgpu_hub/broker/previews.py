@@ -12,6 +12,7 @@ from fastgpu_hub.broker.actors import Actor
 from fastgpu_hub.broker.idempotency import Refusal
 from fastgpu_hub.broker.ports.store import UnitOfWork
 from fastgpu_hub.pricing import metering, windows
+from fastgpu_hub.pricing import promotions as promo
 from fastgpu_hub.pricing.explain import Refused
 from fastgpu_hub.pricing.ledger import Transfer
 from fastgpu_hub.pricing.metering import GPU_HOUR, START, TASK_HOUR, Line
@@ -19,7 +20,7 @@ from fastgpu_hub.pricing.money import MAX_MICROS
 from fastgpu_hub.pricing.pricebook import PriceBook, PriceVersion, Rate
 from fastgpu_hub.pricing.promotions import MAX_FREE_GPU_MS, NEW, Customer, Promotion, Standing
 
-MOST_LINES = 200_000
+MOST_LINES = 100_000
 _PAGE_LINES = 5_000
 # Later than every stored version, so that of two equally cheap promotions the one that did apply still does.
 _CANDIDATE = 2**62
@@ -40,6 +41,7 @@ class _Tally:
 
     people: dict[str, _Person] = field(default_factory=dict)
     redeemed: set[str] = field(default_factory=set)
+    classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     saved_micros: int = 0
 
 
@@ -173,23 +175,34 @@ def _priced(
     full = candidate.max_redemptions is not None and len(tally.redeemed) >= candidate.max_redemptions
     if full and owner not in tally.redeemed:
         return ()
-    workload = uow.workload(charge.workload_id or "")
-    classes = () if workload is None else workload.classes
+    classes = _classes(uow, tally, charge.workload_id or "") if candidate.audience else ()
     customer = Customer(owner, charge.debit, classes, person.first_used_ms)
+    standing = Standing(saved_micros=tally.saved_micros, free_gpu_ms=person.free_gpu_ms)
+    candidate = replace(candidate, max_redemptions=None)
+    if promo.hindrance(candidate, customer, standing, gpu_type) is not None:
+        return ()
     listed = {line.unit: line.list_rate_micros for line in lines}
     rate = Rate(listed.get(GPU_HOUR, 0), listed.get(TASK_HOUR, 0), listed.get(START, 0))
     return metering.price_interval(
         PriceBook([PriceVersion(lines[0].price_id, gpu_type, rate, 0)]),
-        [*_applied(lines, versions), replace(candidate, max_redemptions=None)],
+        [*_applied(lines, versions), candidate],
         (),
         customer,
         gpu_type,
         lines[0].gpu_count,
         lines[0].from_ms,
         max(line.until_ms for line in lines),
-        standings={_CANDIDATE: Standing(saved_micros=tally.saved_micros, free_gpu_ms=person.free_gpu_ms)},
+        standings={_CANDIDATE: standing},
         starts=START in listed,
     )
+
+
+def _classes(uow: UnitOfWork, tally: _Tally, workload_id: str) -> tuple[str, ...]:
+    """The owner's classes when the workload was requested."""
+    if workload_id not in tally.classes:
+        workload = uow.workload(workload_id)
+        tally.classes[workload_id] = () if workload is None else workload.classes
+    return tally.classes[workload_id]
 
 
 def _applied(lines: Iterable[Line], versions: Mapping[int, Promotion]) -> list[Promotion]:

@@ -28,6 +28,7 @@ from fastgpu_hub.pricing.metering import (
 from fastgpu_hub.pricing.pricebook import PriceBook, PriceVersion, Rate
 from fastgpu_hub.pricing.promotions import Customer, Promotion, Standing
 from fastgpu_hub.pricing.quotas import Quota
+from fastgpu_hub.pricing.timeline import RateCard
 from fastgpu_hub.pricing.windows import WeeklyWindow
 
 ALICE = Customer("alice", "class:cs101", ("cs101",))
@@ -224,6 +225,14 @@ def test_a_budget_ends_across_cuts_and_hours_in_which_it_is_closed() -> None:
     named = [line for line in lines if line.promotion_id == 1]
     assert sum(line.saved_micros for line in named) == 1_500_000
     assert named[-1].until_ms == NOW + 2 * HOUR_MS + HOUR_MS // 2 + 3
+
+
+def test_a_budget_used_up_at_a_cut_leaves_no_sliver_after_it() -> None:
+    capped = Promotion(1, "capped", 0, NOW * 2, percent_off=100, budget_micros=1_000_000)
+    lines = priced(book(Rate(1_000_000)), 2, [capped], cuts=[NOW + HOUR_MS])
+    assert [(line.from_ms - NOW, line.promotion_id) for line in lines] == [(0, 1), (HOUR_MS, None)]
+    card = RateCard(book(Rate(1_000_000)), [capped])
+    assert card.quote(ALICE, H100, 1, NOW, NOW + 2 * HOUR_MS, cuts=[NOW + HOUR_MS]) == lines
 
 
 def test_one_on_top_of_another_is_named_beside_it() -> None:

@@ -79,7 +79,7 @@ def test_a_receipt_is_printed_as_the_service_writes_it(run: Any, written: str) -
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["receipt", "job-1", "--format", "pdf"], "none of text, html, csv"),
+        (["receipt", "job-1", "--format", "pdf"], "is none of text, html, csv"),
         (["ask", "10h", "more", "--limit", "77"], "no limit with the number 77"),
         (["ask", "ten", "more", "--limit", "1"], "duration"),
         (["ask", "1.2345678", "more", "--account", "person:alice"], "1.2345678"),
