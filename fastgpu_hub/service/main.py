@@ -153,8 +153,9 @@ class FastGPUService(Application):
         Limits to start with.
 
         Each is a dict: ``scope`` (site, class, member, person), ``name``, ``metric`` (concurrent_gpus, gpu_seconds,
-        spend_micros), ``limit`` (a number; decimal text for money, a duration like "40h" for GPU time), ``window``
-        (day, week, month, always), optionally ``gpu_type`` and ``time_zone``. Applied once.
+        spend_micros, credit_share_percent), ``limit`` (a number; decimal text for money, a duration like "40h" for GPU
+        time), ``window`` (day, week, month, always; term with ``starts_at`` and ``ends_at``; rolling with
+        ``rolling_seconds``, a duration too), optionally ``gpu_type``, ``time_zone`` and ``soft``. Applied once.
         """,
     ).tag(config=True)
     promotions = List(
@@ -162,9 +163,10 @@ class FastGPUService(Application):
         help="""
         Promotions to start with.
 
-        Each is a dict: ``name``, ``percent_off`` or ``fixed_per_gpu_hour`` (decimal text), ``starts_at`` and
-        ``ends_at`` (ISO 8601 with zone), optionally ``gpu_types``, ``audience``, ``code``, ``weekly``, ``time_zone``.
-        Applied once.
+        Each is a dict: ``name``, one of ``percent_off``, ``fixed_per_gpu_hour`` (decimal text), ``free_gpu_seconds`` (a
+        duration like "10h") and ``credit`` (decimal text, with ``credit_days``), ``starts_at`` and ``ends_at`` (ISO
+        8601 with zone), optionally ``gpu_types``, ``audience``, ``code``, ``needs_code``, ``weekly``, ``time_zone``,
+        ``stacks``, ``max_redemptions``, ``max_per_person``, ``budget`` (decimal text) and ``draft``. Applied once.
         """,
     ).tag(config=True)
     grants = List(
@@ -172,7 +174,8 @@ class FastGPUService(Application):
         help="""
         Credit to start with.
 
-        Each is a dict: ``account`` (class:NAME or person:NAME), ``amount`` (decimal text), ``note``. Applied once.
+        Each is a dict: ``account`` (class:NAME or person:NAME), ``amount`` (decimal text), optionally ``note``,
+        ``priority``, ``expires_at`` and ``rollover_percent``. Applied once.
         """,
     ).tag(config=True)
 

@@ -622,6 +622,24 @@ async def test_the_audit_shows_the_newest_first(store: Store) -> None:
     assert await store.read(lambda uow: uow.audit(limit=1)) == found[:1]
 
 
+async def test_the_audit_is_read_on_by_actor_and_by_text_in_the_subject(store: Store) -> None:
+    subjects = ("class CS101: 40 %", "class bio7: 4 GPUs", "class cs101: 41_")
+    entries = [
+        AuditEntry(n, "root" if n else "tina", "set_quota", subject, None, None) for n, subject in enumerate(subjects)
+    ]
+    await store.write(lambda uow: [uow.add_audit(entry) for entry in entries])
+
+    async def ids(**wanted: Any) -> list[int]:
+        return [entry.id for entry in await store.read(lambda uow: uow.audit(**wanted))]
+
+    assert await ids(before_id=3) == [2, 1]
+    assert await ids(actor="root", before_id=3) == [2]
+    assert await ids(subject="cs101") == [3, 1], "whatever the case"
+    assert await ids(subject="%") == [1], "taken as it is written"
+    assert await ids(subject="1_") == [3]
+    assert await ids(actor="tina", subject="bio7") == []
+
+
 @pytest.mark.parametrize("value", [0, "", [1, "two"], {"a": {"b": None}}, True])
 async def test_a_setting_is_replaced(store: Store, value: Any) -> None:
     assert await store.read(lambda uow: uow.setting("seed")) is None

@@ -143,6 +143,7 @@ async def test_a_server_whose_credit_ends_says_when_and_offers_to_ask_for_more(s
     assert re.search(
         r"<strong>Ends <time [^>]+>\w+ \d+ \w+ \d+, \d\d:\d\d UTC</time></strong> \(<span class=\"countdown\"", page
     )
+    assert "): the credit of person:alice is used up.</p>" in page
     assert "asks?account=person:alice#new" in page
 
 

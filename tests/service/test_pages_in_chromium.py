@@ -61,7 +61,7 @@ async def test_a_promotion_is_previewed_corrected_and_published_without_javascri
     await page.get_by_role("button", name="Publish", exact=True).click()
     assert "is set up" in await page.get_by_role("status").inner_text()
     assert await page.get_by_role("heading", name="Night <owls>").is_visible()
-    await page.get_by_text("End it now …").click()
+    await page.get_by_text("End …", exact=True).click()
     await page.get_by_role("button", name="Yes, End Night <owls>").click()
     await page.get_by_role("link", name="Undo: restore it").click()
     await page.get_by_role("button", name="Restore version 1").click()

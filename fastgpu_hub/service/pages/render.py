@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from fastgpu.formatting import format_amount, format_bytes, format_date_time, format_money
+from fastgpu.formatting import decimals_of, format_amount, format_bytes, format_date_time, format_money
 from fastgpu.models import WeeklyWindow
 from fastgpu.words import gpu_hours, price_words, quota_words, step_words
 from fastgpu_hub.service.pages import words
@@ -42,6 +42,7 @@ def environment(*, currency: str, time_zone: str, prefix: str, hub_home: str) ->
         audience=words.audience_words,
         left_of=lambda promotion: words.left_words(promotion, currency),
         ask_link=words.ask_link,
+        ending=words.ending_words,
         wish=lambda ask: words.ask_words(ask, currency),
         audit_action=action_words,
         audit_subject=subject_words,
@@ -60,6 +61,7 @@ def environment(*, currency: str, time_zone: str, prefix: str, hub_home: str) ->
         days=DAYS,
         news_words=words.NEWS,
         bar=words.bar,
+        decimals_of=decimals_of,
     )
     return env
 

@@ -108,6 +108,15 @@ def _visible(part: int, whole: int) -> int:
     return max(part * 1000 // whole, 8 if part else 0)
 
 
+def ending_words(reason: Explanation | None) -> str:
+    """Why a lease will end, in a few words; the explanation itself has the numbers."""
+    if reason is None or reason.code == "time_limit":
+        return "its time limit"
+    if reason.code == "credit":
+        return f"the credit of {reason.numbers.get('account', 'its account')} is used up"
+    return "a limit is used up" if reason.code.startswith("quota_") else "it cannot be extended"
+
+
 def ask_link(explanation: Explanation | None) -> str:
     """Query of the page that asks for more of what stood in the way; empty when that is not what helps."""
     if explanation is None:
