@@ -99,10 +99,6 @@ class LedgerTable(EvidenceTables):
         """Charges less refunds by ``owner``, ``gpu_type``, ``workload_id`` or ``from_ms``, in no order."""
         return usage.usage(self._connection, by, owner, accounts, from_ms, until_ms)
 
-    def usage_faults(self, limit: int = 10) -> list[str]:
-        """Where the kept sums of usage are not what the ledger adds up to, one sentence each; reads all of it."""
-        return rollups.faults(self._connection, limit)
-
     def rebuild_usage(self) -> None:
         """Forget the kept sums of usage; they are made again from the ledger, and every answer stays exact."""
         rollups.rebuild(self._connection, rollups.mark(self._connection).time_zone)

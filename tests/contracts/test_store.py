@@ -391,7 +391,7 @@ async def test_usage_is_added_up_by_any_of_its_columns(with_workloads: Store) ->
     assert await usage("gpu_type", owner="bob") == [("h100-80gb", *bob[1:])]
     assert await usage("workload_id", owner="alice") == [("w1", *alice[1:]), ("w3", 0, 0, 0, 0)]
     assert await usage("from_ms", owner="bob", from_ms=0, until_ms=2 * HOUR) == [(HOUR, *bob[1:])]
-    assert await with_workloads.read(lambda uow: uow.usage_faults()) == []
+    assert await with_workloads.read(lambda uow: uow.rollup_faults(10)) == []
 
 
 @pytest.mark.parametrize("missing", ["line", "owner", "gpu_type"])

@@ -9,7 +9,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
@@ -21,6 +21,7 @@ import fastgpu
 from fastgpu import cli, models
 from fastgpu.client import GPUClient
 from fastgpu.job import Job
+from fastgpu.managing import Managing
 from fastgpu_hub.service.commands import app as service_app
 from fastgpu_magics.arguments import CELL_COMMANDS, LINE_COMMANDS, read_line
 
@@ -38,10 +39,33 @@ NAMES: dict[str, type] = {
     "costs": models.CostReport,
     "row": models.CostRow,
     "promotion": models.Promotion,
+    "draft": models.Promotion,
+    "code": models.PromotionCode,
+    "preview": models.Preview,
+    "person": models.PreviewRow,
+    "quota": models.QuotaUse,
+    "grant": models.Grant,
+    "ask": models.Ask,
+    "notice": models.Notice,
+    "line": models.ChargeLine,
+    "entry": models.AuditLine,
+    "problem": models.Problem,
     "device": models.InventoryGpu,
     "error": fastgpu.FastGPUError,
 }
-OPEN_ENDED = {"set_quota": models.QuotaSet, "add_promotion": models.PromotionSet}
+OPEN_ENDED = {
+    "set_quota": models.QuotaSet,
+    "add_promotion": models.PromotionSet,
+    "edit_promotion": models.PromotionSet,
+    "preview_promotion": models.PromotionSet,
+    "grant": models.GrantSet,
+}
+# What a command named in passing is given, so that it parses.
+JUST_NAMED = {
+    **dict.fromkeys(("logs", "receipt", "cancel", "submit", "run"), ("JOB_ID",)),
+    "redeem": ("CODE",),
+    "ask": ("2", "reason"),
+}
 
 
 # ---------------------------------------------------------------- commands
@@ -84,10 +108,18 @@ def test_every_fastgpu_command_shown_parses(written):
             if not words:
                 continue
             assert words[1] in commands.commands, f"{document.name}: {line}"
-            arguments = words[2:] or ["JOB_ID"] * (words[1] in ("logs", "receipt", "cancel", "submit", "run"))
+            arguments = words[2:] or list(JUST_NAMED.get(words[1], ()))
             commands.commands[words[1]].make_context(words[1], arguments)  # raises on an unknown option
             parsed += 1
     assert parsed > 20
+
+
+def test_every_command_can_be_found(written):
+    shown = {document.name: set(document.commands) | set(cell_magics(document)) for document in written}
+    begun = {" ".join(line.split()[:2]) for lines in shown.values() for line in lines if line.strip()}
+    commands = {f"fastgpu {name}" for name in typer.main.get_command(cli.app).commands}
+    commands |= {f"%fastgpu {name}" for name in LINE_COMMANDS} | {f"%%fastgpu {name}" for name in CELL_COMMANDS}
+    assert commands - begun == set()
 
 
 def test_every_command_of_the_service_shown_parses(written):
@@ -244,6 +276,19 @@ def test_every_sdk_name_and_argument_shown_exists(written):
     assert checked > 40
 
 
+def test_all_that_teachers_and_administrators_do_is_shown(written):
+    calls = {
+        node.func.attr
+        for document in written
+        for block in inner_cells(document.code("python"))
+        for node in ast.walk(python_of(block))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and owner_of(node.func) is GPUClient
+    }
+    spans = (span for document in written for span in document.spans)
+    calls |= {match[1] for span in spans if (match := re.match(r"client\.(\w+)", span))}
+    assert {name for name, member in vars(Managing).items() if inspect.isfunction(member)} - calls == {"send"}
+
+
 def test_error_attributes_are_those_documented():
     error = fastgpu.FastGPUError("no", hint="try")
     assert (error.code, error.message, error.hint) == ("error", "no", "try")
@@ -306,6 +351,23 @@ def test_every_trait_named_in_passing_exists(written):
     assert checked > 10
 
 
+def test_the_defaults_in_the_readmes_table_are_the_codes(readme):
+    classes = configured_classes()
+    compared = 0
+    for owner, name, default in re.findall(r"^\| `c\.(\w+)\.(\w+)` \| (.+?) \|", readme.prose, re.MULTILINE):
+        value = classes[owner].class_traits(config=True)[name].default()
+        if default.startswith('`"'):
+            assert value == default.strip('`"'), name
+        elif number := re.match(r"\d+", default):
+            assert value == int(number[0]), name
+        elif default == "none":
+            assert not value, name
+        else:
+            continue  # what the sentence says in words
+        compared += 1
+    assert compared >= 9
+
+
 def test_extras_named_in_install_commands_exist(documents, root):
     text = (root / "pyproject.toml").read_text()
     known = set(re.findall(r"^(\w+) = \[", text.split("[project.optional-dependencies]")[1].split("\n[")[0], re.M))
@@ -320,8 +382,73 @@ def test_extras_named_in_install_commands_exist(documents, root):
 
 def test_the_arithmetic_of_money_comes_out(root):
     failed, tried = doctest.testfile(str(root / "docs" / "explanation" / "money.md"), module_relative=False)
-    assert tried >= 6
+    assert tried >= 40
     assert failed == 0
+
+
+def test_the_figures_that_money_and_security_name_are_the_codes(root):
+    from fastgpu_hub.broker import funding, guesses, promotion_rules
+    from fastgpu_hub.engines.local import LocalEngine
+    from fastgpu_hub.service.main import FastGPUService
+
+    money = (root / "docs" / "explanation" / "money.md").read_text()
+    horizon = FastGPUService.server_horizon_minutes.default_value
+    assert f"the next {horizon} minutes (`server_horizon_minutes`)" in money
+    warned = "{}, {} and {} minutes".format(*funding.WARN_MINUTES)
+    assert f"| {warned} |" in money
+    assert warned in (root / "README.md").read_text()
+    assert f"| {LocalEngine.stop_grace_seconds.default_value:.0f} seconds (`stop_grace_seconds`) |" in money
+    for trait in (FastGPUService.list_price_changes, FastGPUService.promotion_changes):
+        assert f'`c.FastGPUService.{trait.name}` | `"{trait.default_value}"`: ' in money
+
+    wrong = f"{guesses.LIMIT} wrong codes within {guesses.WINDOW_MS // 60_000} minutes"
+    signs = promotion_rules.GROUPS * promotion_rules.GROUP_SIGNS
+    security = (root / "docs" / "explanation" / "security.md").read_text()
+    assert wrong in security
+    assert f"{signs} signs out of {len(promotion_rules.ALPHABET)}" in security
+    assert wrong in (root / "docs" / "how-to" / "submit-jobs.md").read_text()
+
+
+def test_kinds_of_news_entries_and_limits_are_all_explained(root):
+    from fastgpu_hub.pricing import ledger
+
+    def first_column(path: str, heading: str) -> set[str]:
+        table = (root / path).read_text().split(f"| {heading} |")[1].split("\n\n")[0]
+        return {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+
+    notices = set(get_args(models.Notice.model_fields["kind"].annotation))
+    assert first_column("docs/how-to/submit-jobs.md", "kind") == notices
+    assert first_column("docs/explanation/money.md", "metric") == {metric.value for metric in models.QuotaMetric}
+    assert first_column("docs/how-to/run-a-class.md", "metric") == {metric.value for metric in models.QuotaMetric}
+    assert first_column("docs/explanation/money.md", "window") == set(get_args(models.QuotaWindow))
+    assert first_column("docs/how-to/run-a-class.md", "window") == set(get_args(models.QuotaWindow))
+    kinds = set(re.findall(r"^    \* ``(\w+)``", ledger.Transfer.__doc__ or "", re.MULTILINE))
+    assert first_column("docs/explanation/money.md", "kind") == kinds
+
+
+async def test_metrics_named_are_metrics_served(written):
+    from fastgpu_hub.broker.broker import Broker
+    from fastgpu_hub.service.clock import SystemClock
+    from fastgpu_hub.service.metrics import ServiceMetrics
+    from fastgpu_hub.store import open_store
+
+    store = open_store("sqlite://")
+    try:
+        unused: Any = None  # engine, probe and hub: nothing is started
+        gauges = await Broker(store, unused, unused, unused, SystemClock()).metrics_snapshot()
+    finally:
+        await store.close()
+    metrics = ServiceMetrics()
+    metrics.answered("me", "GET", 200, 0.1)
+    served = set(re.findall(r"^(fastgpu_\w+)", metrics.text(gauges).decode(), re.MULTILINE))
+    named = {
+        (document.name, span)
+        for document in written
+        for span in document.spans
+        if re.fullmatch(r"fastgpu_(?!magics$|hub$)\w+", span)
+    }
+    assert len(named) > 8
+    assert not {(name, span) for name, span in named if not {span, f"{span}_count"} & served}
 
 
 def test_the_scopes_are_those_the_hub_is_given(root):

@@ -199,6 +199,9 @@ async def test_a_draft_is_previewed_published_ended_and_restored(service: Any) -
     assert "The promotion has ended." in await send(service, "t-tina", f"promotions/{number}/end")
     assert "Lab <hour>" not in await page_of(service, "t-alice")
     assert "Ended (1)" in await page_of(service, "t-tina", "classes/cs101")
+    copy = await page_of(service, "t-tina", f"promotions/new?copy={number}")
+    assert 'name="name" value="Lab <hour>"' in copy
+    assert 'name="percent_off" value="30"' in copy
     restored = await send(service, "t-tina", f"promotions/{number}/restore", version="2")
     assert "The earlier version counts again" in restored
     mine = (await service.call("t-alice", "GET", "api/promotions")).json()

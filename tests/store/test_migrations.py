@@ -206,7 +206,7 @@ def test_an_upgrade_from_the_first_release_keeps_every_sum(database_url: str, fi
         total, months = Scope(account="class:cs101"), sum(n * 1_000_003 for n in range(40))
         assert uow.charged(total) == Totals(months, 40 * HOUR)
         assert uow.charged(total, 0, 21 * HOUR) == Totals(1_000_003, 2 * HOUR)
-        assert uow.usage_faults() == []
+        assert uow.rollup_faults(10) == []
         assert len(uow.usage("owner", until_ms=40 * 24 * HOUR)) == 1
         assert uow.accounts() == ["class:cs101", "person:bob"]
         check_balanced(uow.transfers())

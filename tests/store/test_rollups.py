@@ -125,7 +125,7 @@ def test_every_sum_is_exact_wherever_the_rollups_are(
         promoted = [entry for entry in booked if entry.line is not None and entry.line.promotion_id == 1]
         (used,) = uow._connection.execute(text("SELECT coalesce(sum(lines), 0) FROM usage_promotions")).one()
         assert used <= len(promoted)
-        assert uow.usage_faults() == []
+        assert uow.rollup_faults(10) == []
 
     def change(connection: Connection) -> None:
         uow = SqlUnitOfWork(connection)
@@ -215,7 +215,7 @@ def test_following_that_is_killed_at_any_statement_leaves_every_sum_right(
 
     def sums(connection: Connection) -> Any:
         uow = SqlUnitOfWork(connection)
-        assert uow.usage_faults() == []
+        assert uow.rollup_faults(10) == []
         return uow.charged(Scope()), sorted(map(tuple, uow.usage("owner")))
 
     def killed(connection: Connection, stop_at: int) -> None:
@@ -307,7 +307,7 @@ def test_another_time_zone_adds_everything_up_anew(database_url: str, workloads:
         assert kept(store) == [(month_of[time_zone], "alice", 7, 1)]
         windows = [(None, NEW_YEAR_MS), (NEW_YEAR_MS, None)]
         assert [asyncio.run(store.read(lambda uow, w=w: uow.charged(Scope(), *w))) for w in windows] == totals
-        assert asyncio.run(store.read(lambda uow: uow.usage_faults())) == []
+        assert asyncio.run(store.read(lambda uow: uow.rollup_faults(10))) == []
         asyncio.run(store.close())
 
 
@@ -394,7 +394,7 @@ async def test_sums_that_cannot_follow_disturb_no_write(
     monkeypatch.undo()
     await store.write(lambda uow: uow.append([a_charge(workloads[0], NEW_YEAR_MS, 4)]))
     await followed(store)
-    assert await store.read(lambda uow: (uow.charged(Scope()).amount_micros, uow.usage_faults())) == (7, [])
+    assert await store.read(lambda uow: (uow.charged(Scope()).amount_micros, uow.rollup_faults(10))) == (7, [])
 
 
 def test_what_a_killed_service_had_not_added_up_is_there_after_opening_again(

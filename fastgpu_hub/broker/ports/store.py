@@ -98,14 +98,11 @@ class UnitOfWork(Protocol):
         of the site's time zone by owner or GPU type, however many lines there are.
         """
 
-    def usage_faults(self, limit: int = 10) -> list[str]:
-        """Where the sums kept for ``charged`` and ``usage`` are not what the ledger adds up to; reads all of it.
-
-        One sentence each, at most ``limit``.
-        """
-
     def rebuild_usage(self) -> None:
-        """Forget those sums; they are made again from the ledger, and every answer is exact meanwhile, only slower."""
+        """Forget the sums kept for ``charged`` and ``usage``; they are made again from the ledger.
+
+        Every answer is exact meanwhile, only slower.
+        """
 
     def lines_ending_after(self, scope: Scope, after_ms: int) -> list[Line]:
         """Charged lines, refunded ones left out, that end after an instant, in order of time."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from fastgpu import models as m
 from fastgpu.formatting import format_money
@@ -35,8 +35,15 @@ _LABELS = {
 
 
 def promotion(form: Form, time_zone: str) -> m.PromotionSet:
-    """The promotion of the form; its times are local. Without ``kind`` every amount that is filled in counts."""
-    zone = ZoneInfo(time_zone)
+    """The promotion of the form; its times are local, where it names no other zone to those of the site.
+
+    Without ``kind`` every amount that is filled in counts.
+    """
+    time_zone = form.get("time_zone", "").strip() or time_zone
+    try:
+        zone = ZoneInfo(time_zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise invalid(f"There is no time zone {time_zone[:40]!a}.", "Write one like Europe/Berlin.") from None
     data: dict[str, Any] = {
         "name": form.get("name", "").strip(),
         "gpu_types": tuple(form.get("gpu_types", "").replace(",", " ").split()),
@@ -94,7 +101,7 @@ def _minute(form: Form, name: str) -> int:
     return total
 
 
-def fields(promotion: m.Promotion, time_zone: str) -> dict[str, str]:
+def fields(promotion: m.Promotion) -> dict[str, str]:
     """What the form shows for a promotion that there is; the inverse of ``promotion``, but for its codes."""
     kind = kind_of(promotion)
     amounts = {
@@ -111,8 +118,9 @@ def fields(promotion: m.Promotion, time_zone: str) -> dict[str, str]:
         "gpu_types": " ".join(promotion.gpu_types),
         "audience": ", ".join(promotion.audience),
         "needs_code": "on" if promotion.needs_code else "",
-        "starts_at": local(promotion.starts_at, time_zone),
-        "ends_at": local(promotion.ends_at, time_zone),
+        "time_zone": promotion.time_zone,
+        "starts_at": local(promotion.starts_at, promotion.time_zone),
+        "ends_at": local(promotion.ends_at, promotion.time_zone),
         "stacks": "on" if promotion.stacks else "",
         "max_redemptions": str(promotion.max_redemptions or ""),
         "max_per_person": "" if promotion.max_per_person == 1 else str(promotion.max_per_person),

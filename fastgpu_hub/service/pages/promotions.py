@@ -26,8 +26,9 @@ async def promotion_form_page(visit: Visit) -> Page:
     if (copied := visit.form.get("copy", "")).isdigit():
         for source in must(await visit.broker.managed_promotions(visit.actor)):
             if source.id == int(copied[:18]):
-                times = {name: defaults[name] for name in ("starts_at", "ends_at")}
-                defaults = {**promotion_forms.fields(source, visit.time_zone), **times}
+                ends = begins + (source.ends_at - source.starts_at)
+                times = (promotion_forms.local(moment, source.time_zone) for moment in (begins, ends))
+                defaults = {**promotion_forms.fields(source), **dict(zip(("starts_at", "ends_at"), times, strict=True))}
     return Page("promotion_form.html", {"defaults": defaults, "promotion": None, "preview": None, "klass": klass})
 
 
@@ -44,7 +45,7 @@ async def promotion_page(visit: Visit) -> Page:
             "codes": codes[-CODES_SHOWN:][::-1],
             "codes_made": len(codes),
             "codes_used": sum(1 for code in codes if code.uses),
-            "defaults": promotion_forms.fields(promotion, visit.time_zone),
+            "defaults": promotion_forms.fields(promotion),
             "preview": None,
             "now_at": visit.now,
         },
