@@ -44,9 +44,41 @@ def _quick_folder() -> str:
     return str(memory) if roomy else "/tmp"
 
 
+class PostgresServer:
+    """A PostgreSQL server of our own, on a socket in a temporary folder; it does not wait for the disk."""
+
+    def __init__(self, programs: Path, folder: str, identity: dict[str, Any]) -> None:
+        self._programs, self._folder, self._identity = programs, folder, identity
+        self.url = f"postgresql+psycopg://fastgpu@/postgres?host={folder}"
+
+    def create(self) -> None:
+        """Make its data folder."""
+        self._run("initdb", "--username=fastgpu", "--auth=trust", "--encoding=UTF8", "--no-sync")
+
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+        settings = (
+            f"-k {self._folder} -c listen_addresses='' -c fsync=off -c full_page_writes=off -c max_connections=50"
+        )
+        self._run("pg_ctl", "--wait", f"--log={self._folder}/server.log", f"--options={settings}", "start")
+
+    def stop(self, mode: str = "immediate") -> None:
+        """Stop: ``fast`` ends its sessions in order, ``immediate`` leaves all to the next start, as a crash does."""
+        self._run("pg_ctl", "--wait", f"--mode={mode}", "stop")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        environment = {"PATH": os.environ["PATH"], "LC_ALL": "C", "TZ": "UTC"}
+        command = [str(self._programs / program), "-D", f"{self._folder}/data", *arguments]
+        with open(f"{self._folder}/{program}.out", "ab") as output:  # a pipe would be kept open by the server
+            done = subprocess.run(
+                command, cwd=self._folder, env=environment, stdout=output, stderr=output, check=False, **self._identity
+            )
+        assert done.returncode == 0, Path(output.name).read_text()
+
+
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    """URL of a PostgreSQL server of our own, on a socket in a temporary folder; it does not wait for the disk."""
+def postgres() -> Iterator[PostgresServer]:
+    """A running PostgreSQL server that a test may stop, if it starts it again."""
     programs = _postgres_programs()
     if programs is None:
         pytest.skip("needs a PostgreSQL server: install the package 'postgresql' (initdb and pg_ctl)")
@@ -54,35 +86,31 @@ def postgres_server() -> Iterator[str]:
     folder = tempfile.mkdtemp(prefix="fastgpu-pg-", dir=_quick_folder())
     if identity:
         os.chown(folder, identity["user"], identity["group"])
-
-    def run(program: str, *arguments: str) -> None:
-        environment = {"PATH": os.environ["PATH"], "LC_ALL": "C", "TZ": "UTC"}
-        command = [str(programs / program), "-D", f"{folder}/data", *arguments]
-        with open(f"{folder}/{program}.out", "ab") as output:  # a pipe would be kept open by the server
-            done = subprocess.run(
-                command, cwd=folder, env=environment, stdout=output, stderr=output, check=False, **identity
-            )
-        assert done.returncode == 0, Path(output.name).read_text()
-
+    server = PostgresServer(programs, folder, identity)
     try:
-        run("initdb", "--username=fastgpu", "--auth=trust", "--encoding=UTF8", "--no-sync")
-        settings = f"-k {folder} -c listen_addresses='' -c fsync=off -c full_page_writes=off -c max_connections=50"
-        run("pg_ctl", "--wait", f"--log={folder}/server.log", f"--options={settings}", "start")
+        server.create()
+        server.start()
         try:
-            yield f"postgresql+psycopg://fastgpu@/postgres?host={folder}"
+            yield server
         finally:
-            run("pg_ctl", "--wait", "--mode=immediate", "stop")
+            server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(postgres: PostgresServer) -> str:
+    """URL of the PostgreSQL server."""
+    return postgres.url
 
 
 @pytest.fixture
 def postgres_url(postgres_server: str) -> Iterator[str]:
     """URL of an empty PostgreSQL database that goes after the test."""
-    from sqlalchemy import create_engine, make_url
+    from sqlalchemy import NullPool, create_engine, make_url
 
     name = f"t{uuid.uuid4().hex}"
-    admin = create_engine(postgres_server, isolation_level="AUTOCOMMIT")
+    admin = create_engine(postgres_server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
     with admin.connect() as connection:
         connection.exec_driver_sql(f"CREATE DATABASE {name}")
     yield make_url(postgres_server).set(database=name).render_as_string(hide_password=False)

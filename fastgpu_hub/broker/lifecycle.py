@@ -172,6 +172,7 @@ def started(uow: UnitOfWork, workload_id: str, at_ms: int, pid: int | None, sett
     workload = uow.workload(workload_id)
     if workload is None or workload.state not in ("granted", "stopping") or workload.billed_from_ms is not None:
         return workload
+    at_ms = max(at_ms, workload.granted_ms or at_ms)  # an engine's clock may be behind ours
     hold = held_by(uow, workload_id)
     try:
         _exchange(uow, workload, at_ms, settings)

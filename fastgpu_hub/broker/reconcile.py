@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fastgpu_hub.broker import funds, lifecycle
 from fastgpu_hub.broker.admission import Rules
+from fastgpu_hub.broker.evidence import ran_until_ms, recorded_ms
 from fastgpu_hub.broker.idempotency import KEEP_MS
 from fastgpu_hub.broker.lifecycle import ACTIVE, LIVE
 from fastgpu_hub.broker.orders import want_of
@@ -64,10 +65,11 @@ async def reconcile(runtime: Runtime) -> None:
             raise
         except Exception:
             log.exception("%s could not be compared", workload.id)
-    now_ms = runtime.clock.now_ms()
+    now_ms, seen_ms = runtime.clock.now_ms(), dict(runtime.seen_active_ms)
 
     def housekeeping(uow: UnitOfWork) -> None:
         uow.set_setting("heartbeat_ms", now_ms)
+        uow.set_setting("heartbeat_ms_by_workload", seen_ms)
         funds.expire(uow, now_ms)
         uow.forget_idempotency_keys(now_ms - KEEP_MS)
 
@@ -115,7 +117,7 @@ async def _repair_scheduler(runtime: Runtime) -> None:
             case scheduler.Arrived(want):
                 runtime.arrived(workloads[want.id], rules)
             case scheduler.Resumed(want):
-                runtime.resumed(workloads[want.id], rules, runtime.clock.now_ms())
+                runtime.resumed(workloads[want.id], rules, recorded_ms(workloads[want.id]))
             case scheduler.Gone(workload_id):
                 runtime.gone(workload_id)
             case _:
@@ -144,9 +146,10 @@ def _differences(
 
 
 async def _job(runtime: Runtime, workload: Workload) -> None:
+    asked_ms = runtime.clock.now_ms()
     observation = await runtime.engine.observe(workload.id)
     if observation.state == "running":
-        runtime.seen_active_ms[workload.id] = runtime.clock.now_ms()
+        runtime.seen_active_ms[workload.id] = ran_until_ms(observation, workload.billed_from_ms, asked_ms)
     told = {"granted": "starting", "running": "running"}.get(workload.state)
     if workload.state == "stopping" and workload.billed_from_ms is not None:
         told = "running"
@@ -158,10 +161,11 @@ async def _job(runtime: Runtime, workload: Workload) -> None:
 
 async def _server(runtime: Runtime, workload: Workload, *, replaced: bool) -> None:
     """A server the hub denies twice in a row is gone; it was charged until it was last seen."""
+    asked_ms = runtime.clock.now_ms()  # the answer may take its time, and tells of no later moment
     if not replaced and await runtime.hub.server_active(workload.owner, workload.server_name or ""):
         runtime.missed.pop(workload.id, None)
         if workload.id in runtime.state.holding:
-            runtime.seen_active_ms[workload.id] = runtime.clock.now_ms()
+            runtime.seen_active_ms[workload.id] = asked_ms
         if workload.state == "stopping":
             await runtime.carry_out_stop(workload)
         return
@@ -189,15 +193,24 @@ async def find_problems(runtime: Runtime) -> list[Fault]:
     active, holds, problems = await runtime.store.read(look)
     held = {hold.workload_id: hold for hold in holds}
     overdue_ms = runtime.clock.now_ms() - int(runtime.settings.stop_grace_seconds * 1000) - OVERDUE_MS
-    in_scheduler = runtime.state.inventory.holder
     for workload in active:
-        if workload.state not in LIVE:
-            continue
-        hold = held.get(workload.id)
+        hold = held.get(workload.id) if workload.state in LIVE else None
         if hold is not None and workload.billed_from_ms is not None and hold.until_ms < overdue_ms:
             problems.append(Fault(workload.id, "it runs on though its funding is over"))
-        for uuid in workload.gpu_uuids:
-            if in_scheduler.get(uuid) != workload.id:
-                holder = in_scheduler.get(uuid)
-                problems.append(Fault(f"GPU {uuid}", f"leased to {workload.id}, the scheduler says to {holder}"))
+    if misplaced := _misplaced(runtime, active):
+        # The scheduler moved on while the store was read: only what a second look finds too is told.
+        again = _misplaced(runtime, await runtime.store.read(lambda uow: uow.workloads(states=ACTIVE)))
+        problems += [problem for problem in misplaced if problem in again]
     return problems
+
+
+def _misplaced(runtime: Runtime, active: Sequence[Workload]) -> list[Fault]:
+    """GPUs that the store has with one workload, the scheduler with another or none."""
+    holder = runtime.state.inventory.holder
+    return [
+        Fault(f"GPU {uuid}", f"leased to {workload.id}, the scheduler says to {holder.get(uuid)}")
+        for workload in active
+        if workload.state in LIVE
+        for uuid in workload.gpu_uuids
+        if holder.get(uuid) != workload.id
+    ]

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from fastgpu_hub.broker import funding, lifecycle
 from fastgpu_hub.broker.admission import Rules
+from fastgpu_hub.broker.evidence import ran_until_ms, recorded_ms, tell_of_clock
 from fastgpu_hub.broker.gpus import Gpus
 from fastgpu_hub.broker.idempotency import Refusal
 from fastgpu_hub.broker.lifecycle import ACTIVE, LIVE, Stale
@@ -81,12 +82,14 @@ class Runtime:
     async def start(self) -> None:
         """Find the devices, take up every live workload where it was, begin watching and keeping time."""
         await self.gpus.find()
-        rules, active, heartbeat = await self.store.read(
-            lambda uow: (Rules.load(uow), uow.workloads(states=ACTIVE), uow.setting("heartbeat_ms"))
+        rules, active, seen_ms = await self.store.read(
+            lambda uow: (Rules.load(uow), uow.workloads(states=ACTIVE), uow.setting("heartbeat_ms_by_workload") or {})
         )
+        heartbeat_ms = await self.store.read(lambda uow: uow.setting("heartbeat_ms"))
+        await tell_of_clock(self.store, active, heartbeat_ms, self.clock.now_ms())
         for workload in active:
             if workload.state != "queued":
-                self.resumed(workload, rules, heartbeat or workload.granted_ms or workload.requested_ms)
+                self.resumed(workload, rules, seen_ms.get(workload.id, recorded_ms(workload)))
         known = {observation.lease_id: observation for observation in await self.engine.open(self._on_engine)}
         for workload in active:
             if workload.state == "queued":
@@ -282,15 +285,13 @@ class Runtime:
         """Bring the store in line with what an engine knows of a job. Evidence is never from later than now."""
         workload_id, now_ms = observation.lease_id, self.clock.now_ms()
         if observation.state == "running":
-            self.seen_active_ms[workload_id] = now_ms
             at_ms = min(observation.started_ms or observation.at_ms, now_ms)
             workload = await self.persist(
                 lambda uow: lifecycle.started(uow, workload_id, at_ms, observation.pid, self.settings)
             )
             if workload is not None and workload.state in LIVE:
+                self.seen_active_ms[workload_id] = ran_until_ms(observation, workload.billed_from_ms, now_ms)
                 self.time.look_at(workload_id)
-            else:
-                self.seen_active_ms.pop(workload_id, None)
         elif observation.state == "exited":
             await self._exited(observation)
         elif observation.state == "absent":
@@ -301,18 +302,19 @@ class Runtime:
 
     async def _exited(self, observation: Observation) -> None:
         now_ms = self.clock.now_ms()
-        ended_ms = min(observation.ended_ms or observation.at_ms, now_ms)
         code = observation.exit_code
         outcome = OUTCOMES.get(observation.ending) or ("succeeded" if code == 0 else "failed")
 
         def end(uow: UnitOfWork) -> Workload | None:
+            billed_from_ms = None
             if observation.started_ms is not None:
                 started_ms = min(observation.started_ms, now_ms)
-                lifecycle.started(uow, observation.lease_id, started_ms, None, self.settings)
+                workload = lifecycle.started(uow, observation.lease_id, started_ms, None, self.settings)
+                billed_from_ms = workload.billed_from_ms if workload else None
             return lifecycle.finish(
                 uow,
                 observation.lease_id,
-                ended_ms,
+                ran_until_ms(observation, billed_from_ms, now_ms),
                 outcome,
                 self.settings,
                 reason=observation.reason,
@@ -337,7 +339,7 @@ class Runtime:
 
     def last_seen_ms(self, workload: Workload) -> int:
         """The last instant at which it is known to have run: the end of its bill when it is found gone."""
-        return self.seen_active_ms.get(workload.id, workload.charged_until_ms or workload.requested_ms)
+        return self.seen_active_ms.get(workload.id, recorded_ms(workload))
 
     # ------------------------------------------------------------ news, stops
     def touch(self, workload_id: str) -> None:

@@ -7,7 +7,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from fastgpu_hub.engines import launching
 from fastgpu_hub.engines.blobs import BlobFolder
 from fastgpu_hub.engines.job_folder import JobFolder
 from fastgpu_hub.engines.shepherd import wall_ms
-from fastgpu_hub.engines.watching import Watch, look
+from fastgpu_hub.engines.watching import Watch, look, running
 
 _LEASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-]{0,99}")
 
@@ -187,7 +186,7 @@ class LocalEngine(LoggingConfigurable):
         if watch is None:
             return look(folder)
         if watch.seen.state == "running" and folder.locked():
-            return replace(watch.seen, at_ms=wall_ms())
+            return running(folder) or watch.seen
         return watch.seen
 
     async def put_blob(self, sha256: str, chunks: Sequence[bytes]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from fastgpu_hub.broker.ports.world import Observation
 from fastgpu_hub.engines import launching
 from fastgpu_hub.engines.job_folder import JobFolder
-from fastgpu_hub.engines.shepherd import boot_id, process_table, start_ticks, wall_ms
+from fastgpu_hub.engines.shepherd import boot_id, elapsed_ms, process_table, start_ticks, wall_ms
 from fastgpu_hub.pricing.explain import Explained
 
 POLL_SECONDS = 0.1
@@ -212,7 +212,9 @@ def running(folder: JobFolder) -> Observation | None:
     started = folder.record("started")
     if started is None:
         return None
-    return Observation(folder.path.name, "running", wall_ms(), started_ms=started["at_ms"], pid=started["pid"])
+    # In this boot, for it runs: how long is told by the clock that nobody sets.
+    at_ms = started["at_ms"] + elapsed_ms() - started["elapsed_ms"]
+    return Observation(folder.path.name, "running", at_ms, started_ms=started["at_ms"], pid=started["pid"])
 
 
 def unknown(folder: JobFolder) -> Observation:

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -38,6 +39,7 @@ TAIL_LIMIT = 100_000
 # How long a lost commit may take to find out about, and how long a reconnect waits for its own old session to go.
 _IN_DOUBT_SECONDS = 10.0
 _RECONNECT_SECONDS = 1.0
+_ASK_AGAIN_SECONDS = 0.2
 
 _log = logging.getLogger(__name__)
 
@@ -175,14 +177,21 @@ class Writer:
             _log.warning("the sums of usage could not follow the ledger: %s", unavailable(error))
 
     def _was_committed(self, token: int) -> bool:
-        """Find out about a transaction whose connection broke while it was being committed."""
-        try:
-            self._connection = self._database.connect_writer(_IN_DOUBT_SECONDS)
-            return self._database.was_committed(self._connection, token)
-        except (SQLAlchemyError, StoreError) as error:
-            self._disconnect()
-            _log.error("cannot find out whether transaction %d was committed: %s", token, error)
-            return False
+        """Find out about a transaction whose connection broke while it was being committed.
+
+        A server that is being restarted answers again in a moment, so it is asked for some time.
+        """
+        deadline = time.monotonic() + _IN_DOUBT_SECONDS
+        while True:
+            try:
+                self._connection = self._database.connect_writer(_IN_DOUBT_SECONDS)
+                return self._database.was_committed(self._connection, token)
+            except (SQLAlchemyError, StoreError) as error:
+                self._disconnect()
+                if time.monotonic() >= deadline:
+                    _log.error("cannot find out whether transaction %d was committed: %s", token, error)
+                    return False
+            time.sleep(_ASK_AGAIN_SECONDS)
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,30 +158,42 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-async def service(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Service]:
+async def serve(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[..., Awaitable[Service]]]:
+    """Opens the service over a database: ``await serve(url)``; further arguments are those of ``open_store``."""
     monkeypatch.setenv("JUPYTERHUB_CLIENT_ID", "service-fastgpu")
     monkeypatch.setenv("JUPYTERHUB_API_TOKEN", "the-services-own-token")
     monkeypatch.setenv("JUPYTERHUB_SERVICE_PREFIX", PREFIX)
     monkeypatch.setenv("JUPYTERHUB_SERVICE_NAME", "fastgpu")
+    async with AsyncExitStack() as stack:
+
+        async def start(url: str, **options: Any) -> Service:
+            store = await asyncio.to_thread(partial(open_store, url, **options))
+            stack.push_async_callback(store.close)
+            engine, hub = FakeEngine(), FakeHub()
+            broker = Broker(store, engine, SimulatedProbe(4), hub, SystemClock())
+            await broker.start()
+            stack.push_async_callback(broker.close)
+            assert await apply_seeds(broker, read_seeds(SEEDS)) == 6
+            auth = FakeAuth(base_url=PREFIX)
+            auth.people = {token: dict(model) for token, model in PEOPLE.items()}
+            site = Site(broker, auth, prefix=PREFIX)
+            server = HTTPServer(make_app(site, b"0" * 32), max_body_size=BLOB_LIMIT_BYTES)
+            sockets = bind_sockets(0, "127.0.0.1")
+            server.add_sockets(sockets)
+            stack.push_async_callback(server.close_all_connections)
+            stack.callback(server.stop)
+            port = sockets[0].getsockname()[1]
+            client = await stack.enter_async_context(httpx.AsyncClient(timeout=20))
+            return Service(f"http://127.0.0.1:{port}{PREFIX}", site, broker, engine, hub, auth, client)
+
+        yield start
+
+
+@pytest.fixture
+async def service(tmp_path: Path, empty_database: Path, serve: Callable[..., Awaitable[Service]]) -> Service:
+    """The service over a SQLite database."""
     shutil.copy(empty_database, tmp_path / "fastgpu.sqlite")
-    store = open_store(f"sqlite:///{tmp_path}/fastgpu.sqlite")
-    engine, hub = FakeEngine(), FakeHub()
-    broker = Broker(store, engine, SimulatedProbe(4), hub, SystemClock())
-    await broker.start()
-    assert await apply_seeds(broker, read_seeds(SEEDS)) == 6
-    auth = FakeAuth(base_url=PREFIX)
-    auth.people = {token: dict(model) for token, model in PEOPLE.items()}
-    site = Site(broker, auth, prefix=PREFIX)
-    server = HTTPServer(make_app(site, b"0" * 32), max_body_size=BLOB_LIMIT_BYTES)
-    sockets = bind_sockets(0, "127.0.0.1")
-    server.add_sockets(sockets)
-    port = sockets[0].getsockname()[1]
-    async with httpx.AsyncClient(timeout=20) as client:
-        yield Service(f"http://127.0.0.1:{port}{PREFIX}", site, broker, engine, hub, auth, client)
-    server.stop()
-    await server.close_all_connections()
-    await broker.close()
-    await store.close()
+    return await serve(f"sqlite:///{tmp_path}/fastgpu.sqlite")
 
 
 @pytest.fixture

@@ -130,8 +130,9 @@ async def test_nobody_hears_of_a_result_before_the_commit(store: SqlStore, names
 
 
 async def test_a_commit_that_fails_fails_the_whole_group_and_the_next_one_works(
-    store: SqlStore, grouped: Any, names_of: Any, grant: Transfer
+    store: SqlStore, grouped: Any, names_of: Any, grant: Transfer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("fastgpu_hub.store.writer._IN_DOUBT_SECONDS", 0.2)
     dialect = store._database._writer.dialect
     real, broken = dialect.do_commit, []
 
