@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fastgpu_hub.broker.ports.records import Hold, Workload
 from fastgpu_hub.pricing.explain import Explained, Refused
 
@@ -13,3 +15,12 @@ def ending_of(workload: Workload, hold: Hold) -> tuple[int, Explained] | None:
     if workload.ending is not None:
         return hold.until_ms, workload.ending
     return (hold.until_ms, TIME_LIMIT) if workload.time_limit_ms is not None else None
+
+
+def used_up(refused: Refused) -> Refused:
+    """Why funding cannot be extended, said first for whom it concerns: what is used up; then its numbers."""
+    if refused.code == "credit":
+        what = f"The credit of {refused.numbers.get('account', 'its account')} is used up."
+    else:
+        what = "A limit is used up." if refused.code.startswith("quota_") else "Its funding cannot be extended."
+    return replace(refused, message=f"{what} {refused.message}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from fastgpu_hub.broker import promotion_rules
 from fastgpu_hub.broker.admission import Desired, Rules
-from fastgpu_hub.broker.endings import ending_of
+from fastgpu_hub.broker.endings import ending_of, used_up
 from fastgpu_hub.broker.lifecycle import LIVE, desired, held_by, note, settle, tell, until_of, wish_of
 from fastgpu_hub.broker.ports.records import Hold, Workload
 from fastgpu_hub.broker.ports.store import UnitOfWork
@@ -41,7 +41,7 @@ def renew(uow: UnitOfWork, workload: Workload, now_ms: int, settings: Settings) 
                 tell(uow, workload, now_ms, "soft_limit", warning)
         changed = replace(workload, ending=None, announced_minutes=None)
     else:
-        changed = replace(workload, ending=refused)
+        changed = replace(workload, ending=used_up(refused))
     if changed != workload:
         uow.save_workload(changed)
     return changed
@@ -166,7 +166,7 @@ def follow(uow: UnitOfWork, workload_id: str, now_ms: int, settings: Settings) -
         kept, refused = hold.lines, None
     uow.save_hold(replace(hold, lines=kept, until_ms=until_of(kept, hold.until_ms)))
     if refused is not None:
-        uow.save_workload(replace(workload, ending=refused))
+        uow.save_workload(replace(workload, ending=used_up(refused)))
     after = metering.total_micros(kept)
     note(uow, workload_id, now_ms, "repriced", held_micros=after, before_micros=before)
     rate = format_money(metering.hourly_rate_micros(kept, now_ms), settings.currency)
