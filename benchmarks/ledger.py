@@ -76,7 +76,7 @@ def run(folder: Path, size: Size) -> dict[str, Any]:
     say("quotes")
     quotes = ledger_quotes.quotes(size.quotes, size.rounds, say)
     say("group commit")
-    commits = ledger_writes.commits(folder, size.rounds, say)
+    commits = ledger_writes.commits(folder, 2 * size.rounds + 1, say)
     say("charge lines")
     ingest = ledger_writes.ingest(folder, size.rounds, size.lines, say)
     reports = []

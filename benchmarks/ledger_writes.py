@@ -184,32 +184,29 @@ class Commits:
 def commits(folder: Path, rounds: int, say: Callable[[str], None]) -> Commits:
     """One charge line per write, every write durable: alone each pays for its commit, together they share it.
 
-    Each writer charges one workload.
+    Each writer charges one workload; each round begins with an empty ledger.
     """
     known = workloads()[:WRITERS]
-    make_store(folder / "commits.sqlite", known)
-    made = charges(known, WRITERS * 50)
-    store = open_store(f"sqlite:///{folder}/commits.sqlite", time_zone="Europe/Berlin")
+    made = charges(known, WRITERS * 25)
 
-    async def write(some: list[Transfer]) -> None:
+    async def write(store: SqlStore, some: list[Transfer]) -> None:
         for charge in some:
             await store.write(lambda uow, charge=charge: uow.append([charge]))
 
-    async def rate(writers: int, count: int) -> float:
+    async def rate(store: SqlStore, writers: int, count: int) -> float:
         began = time.perf_counter()
-        await asyncio.gather(*(write(made[number:count:writers]) for number in range(writers)))
+        await asyncio.gather(*(write(store, made[number:count:writers]) for number in range(writers)))
         return count / (time.perf_counter() - began)
 
-    async def measure() -> Commits:
-        found = Commits([], [])
-        for number in range(rounds + 1):
-            alone, together = await rate(1, 400), await rate(WRITERS, len(made))
-            if number:
-                found.alone.append(alone)
-                found.together.append(together)
-        return found
-
-    found = asyncio.run(measure())
+    found = Commits([], [])
+    for number in range(rounds + 1):
+        path = folder / f"commits-{number}.sqlite"
+        make_store(path, known)
+        store = open_store(f"sqlite:///{path}", time_zone="Europe/Berlin")
+        alone, together = asyncio.run(rate(store, 1, 200)), asyncio.run(rate(store, WRITERS, len(made)))
+        asyncio.run(store.close())
+        if number:
+            found.alone.append(alone)
+            found.together.append(together)
     say(f"  writes/s: alone {statistics.median(found.alone):,.0f}, together {statistics.median(found.together):,.0f}")
-    asyncio.run(store.close())
     return found

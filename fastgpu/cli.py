@@ -320,7 +320,7 @@ def ask(
 ) -> None:
     """Ask for more of a limit, or of credit."""
     client = make_client()
-    answer = client.ask(asked_amount(amount, limit, client.quotas()), reason, quota_id=limit, account=account)
+    answer = client.ask(asked_amount(amount, limit, account, client.quotas()), reason, quota_id=limit, account=account)
     _print(answer, as_json, lambda lens: rule_views.asks([answer], lens))
 
 

@@ -293,9 +293,12 @@ class GPUClient(Managing):
         """Promotions I can see; with a code also the one it opens."""
         return self.send(rule_requests.promotions(promo_code))
 
-    def redeem(self, code: str | None = None, *, promotion_id: int | None = None) -> models.Redeemed:
-        """Take a place in a promotion, by its code or, where it needs none, by its id."""
-        return self.send(rule_requests.redeem(make(models.Redeem, code=code, promotion_id=promotion_id)))
+    def redeem(
+        self, code: str | None = None, *, promotion_id: int | None = None, account: str | None = None
+    ) -> models.Redeemed:
+        """Take a place in a promotion, by its code or, where it needs none, by its id; ``account`` gets its credit."""
+        request = make(models.Redeem, code=code, promotion_id=promotion_id, account=account)
+        return self.send(rule_requests.redeem(request))
 
     def grants(self, account: str | None = None) -> list[models.Grant]:
         """Credit given to my accounts: what is left of each grant and when it expires."""

@@ -81,7 +81,7 @@ def quota_table(answer: Sequence[models.QuotaUse], currency: str, lens: Lens, ca
     """Used, reserved and left of each limit, and when how much comes back."""
     rows = tuple(
         (
-            one_line(quota.label) + (" (warns only)" if quota.soft else ""),
+            one_line(quota.label),
             Bar(
                 (quota.used + quota.reserved) / quota.limit if quota.limit else 1.0,
                 quota_words(quota.metric, quota.used, currency),
@@ -115,9 +115,7 @@ def account_table(accounts: Sequence[models.Account], currency: str, lens: Lens)
                 format_amount(micros)
                 for micros in (account.granted_micros, account.spent_micros, account.held_micros, account.left_micros)
             ),
-            f"{format_amount(account.expires_micros)} {lens.at(account.expires_at)}"
-            if account.expires_at
-            else NO_VALUE,
+            _expiry(account, lens),
         )
         for account in accounts
     )
@@ -132,7 +130,7 @@ def _expiry(account: models.Account, lens: Lens) -> str:
 
 
 def grants(answer: Sequence[models.Grant], currency: str, lens: Lens) -> View:
-    """Credit given, in the order in which it burns."""
+    """Credit given, newest first."""
     rows = tuple(
         (
             one_line(grant.account),

@@ -70,13 +70,15 @@ def micros_of(amount: Amount | None) -> int | None:
         raise InvalidRequest(f"{error}.") from error
 
 
-def asked_amount(text: str, quota_id: int | None, quotas: Iterable[models.QuotaUse]) -> int:
+def asked_amount(text: str, quota_id: int | None, account: str | None, quotas: Iterable[models.QuotaUse]) -> int:
     """How much more is asked for, in the limit's unit: GPUs, GPU-seconds of ``10h``, micro-units of ``2.50``.
 
-    Without a limit it is credit. Raises InvalidRequest when the limit is not among ``quotas``, or the text is not in
-    its unit.
+    For an account it is credit. Raises InvalidRequest when neither or both are named, the limit is not among
+    ``quotas``, or the text is not in its unit.
     """
     metric = models.QuotaMetric.spend_micros
+    if (quota_id is None) == (account is None):
+        raise InvalidRequest("Say of what you want more: a limit (--limit NUMBER) or credit (--account NAME).")
     if quota_id is not None:
         found = [quota.metric for quota in quotas if quota.quota_id == quota_id]
         if not found:

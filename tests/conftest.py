@@ -19,6 +19,13 @@ settings.register_profile("fastgpu", deadline=None, suppress_health_check=[Healt
 settings.load_profile("fastgpu")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs a server of PostgreSQL is slow; the same suites run over SQLite in the quick run."""
+    for item in items:
+        if "[postgres" in item.name or "-postgres" in item.name or "postgres_url" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 def _postgres_programs() -> Path | None:
     found = shutil.which("initdb")
     folders = [Path(found).resolve().parent] if found else []

@@ -202,7 +202,9 @@ def _decidable(uow: UnitOfWork, actor: Actor, ask_id: int, members: Members) -> 
 
 def _raise_limit(uow: UnitOfWork, quota: Quota, found: Ask, amount: int, until_ms: int | None, now_ms: int) -> None:
     """More of a limit: for the person where it is each member's or their own, else for all that it limits."""
-    if until_ms is None and (window := quotas.window_at(quota, now_ms)) is not None:
+    if until_ms is None and quota.window == "term":
+        until_ms = quota.ends_ms  # also when the term has not begun
+    elif until_ms is None and (window := quotas.window_at(quota, now_ms)) is not None:
         until_ms = now_ms + quota.rolling_ms if quota.rolling_ms is not None else window[1]
     owner = found.owner if quota.scope == "member" else ""
     uow.add_extra(Extra(0, quota.id, owner, amount, now_ms, until_ms))

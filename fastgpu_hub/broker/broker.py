@@ -182,6 +182,8 @@ class Broker(Office):
             now_ms = self.clock.now_ms()
             if workload.state == "queued":
                 lifecycle.finish(uow, job_id, now_ms, "cancelled", self.settings, reason=reason)
+                if workload.owner != actor.name:
+                    lifecycle.tell(uow, workload, now_ms, "stopped", reason)
             elif workload.state in ("granted", "running"):
                 lifecycle.order_stop(uow, job_id, now_ms, reason, own_wish=workload.owner == actor.name)
             if workload.state != "ended" and workload.owner != actor.name:
@@ -191,6 +193,7 @@ class Broker(Office):
 
         answer = await self._write(actor, key, models.Job, cancel)
         if stop and not isinstance(answer, Refused):
+            self.runtime.news.told(stop[0].owner)
             self.runtime.stopped(stop[0])
         return answer
 

@@ -19,6 +19,7 @@ from fastgpu import models as m
 from fastgpu_hub.broker.actors import Actor
 from fastgpu_hub.broker.idempotency import IdempotencyClaim
 from fastgpu_hub.pricing.explain import Refused
+from fastgpu_hub.pricing.fractions import fraction_of
 from fastgpu_hub.pricing.money import parse_money
 from fastgpu_hub.service.wire import Refusal, parse_model
 
@@ -121,11 +122,15 @@ async def apply_seeds(broker: Broker, seeds: Iterable[Seed]) -> int:
 
 
 async def missing_prices(broker: Broker, default_price: Mapping[str, Any]) -> list[Seed]:
-    """A price seed for each GPU type that is here without a price, when there is a default price."""
+    """A price seed for each GPU type that is here without a price, when there is a default price.
+
+    A slice or share is priced as a part of its GPU, so it is the whole GPU's type that gets the default.
+    """
     if not default_price:
         return []
     priced = {price.gpu_type for price in await broker.prices(ACTOR)}
-    types = sorted(set(broker.runtime.state.inventory.gpu_types()) - priced)
+    here = set(broker.runtime.state.inventory.gpu_types()) - priced
+    types = sorted({fraction_of(gpu_type)[0] for gpu_type in here} - priced)
     return read_seeds({"prices": [{"gpu_type": gpu_type, **default_price} for gpu_type in types]})
 
 

@@ -47,6 +47,8 @@ _log = logging.getLogger(__name__)
 class _Call:
     """One use case: what to run, and who waits for it."""
 
+    __slots__ = ("error", "future", "loop", "result", "work")
+
     def __init__(self, work: Callable[[UnitOfWork], Any]) -> None:
         self.work = work
         self.loop = asyncio.get_running_loop()
@@ -148,11 +150,13 @@ class Writer:
                 self._connection = self._database.connect_writer(_RECONNECT_SECONDS)
             transaction = self._connection.begin()
             ids = TransferIds(self._connection)
+            uow = SqlUnitOfWork(self._connection, ids)
             if len(group) == 1:
-                transaction = _attempt_alone(self._connection, group[0], ids, transaction)
+                transaction = _attempt_alone(self._connection, uow, group[0], transaction)
             else:
+                driver = self._connection.connection.driver_connection
                 for call in group:
-                    _attempt(self._connection, call, ids)
+                    _attempt(self._connection, driver, uow, call)
             token = self._database.commit_token(self._connection)
             transaction.commit()
             self._tail += ids.given
@@ -213,14 +217,14 @@ def _deliver_all(calls: list[_Call]) -> None:
 
 
 def _attempt_alone(
-    connection: Connection, call: _Call, ids: TransferIds, transaction: RootTransaction
+    connection: Connection, uow: SqlUnitOfWork, call: _Call, transaction: RootTransaction
 ) -> RootTransaction:
     """Run a call that is the whole transaction: a savepoint would cost it a copy of every page it changes.
 
     Returns the transaction to commit, a new one when the call failed. Raises only when the connection is lost.
     """
     try:
-        call.result = call.work(SqlUnitOfWork(connection, ids))
+        call.result = call.work(uow)
         return transaction
     except BaseException as error:
         if connection.invalidated:
@@ -230,12 +234,14 @@ def _attempt_alone(
         return connection.begin()
 
 
-def _attempt(connection: Connection, call: _Call, ids: TransferIds) -> None:
-    """Run one call in a savepoint. Raises only when the transaction as a whole is lost."""
-    driver: Any = connection.connection.driver_connection  # three statements that need nothing of what SQLAlchemy does
+def _attempt(connection: Connection, driver: Any, uow: SqlUnitOfWork, call: _Call) -> None:
+    """Run one call in a savepoint. Raises only when the transaction as a whole is lost.
+
+    Savepoints are set on the ``driver``'s connection: they need nothing of what SQLAlchemy does around a statement.
+    """
     driver.execute("SAVEPOINT one_call")
     try:
-        call.result = call.work(SqlUnitOfWork(connection, ids))
+        call.result = call.work(uow)
         driver.execute("RELEASE SAVEPOINT one_call")
     except BaseException as error:
         if connection.invalidated:

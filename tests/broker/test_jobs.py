@@ -47,6 +47,7 @@ async def test_a_refusal_writes_nothing(world):
     assert before == await world.store.read(lambda uow: (uow.workloads(), uow.open_holds(), uow.transfers()))
 
 
+@pytest.mark.slow
 async def test_two_hundred_requests_never_hold_more_than_ten_gpus(world):
     world.probe.count = 16
     await world.broker.runtime.gpus.find()

@@ -111,19 +111,10 @@ class Case:
     def lines(self, from_ms: int | None = None, until_ms: int | None = None) -> tuple[Line, ...]:
         """What ``price_interval`` makes of it, or of a part of it; cut where the site's calendar says, if it does."""
         site = site_cuts(self.time_zone, self.from_ms, self.until_ms) if self.site else []
-        return price_interval(
-            PriceBook(self.versions),
-            self.promotions,
-            self.quotas,
-            self.customer,
-            H100,
-            self.gpus,
-            self.from_ms if from_ms is None else from_ms,
-            self.until_ms if until_ms is None else until_ms,
-            standings=self.standings,
-            cuts=(*self.cuts, *site),
-            starts=self.starts,
-        )
+        rules = PriceBook(self.versions), self.promotions, self.quotas
+        span = self.from_ms if from_ms is None else from_ms, self.until_ms if until_ms is None else until_ms
+        options = {"standings": self.standings, "cuts": (*self.cuts, *site), "starts": self.starts}
+        return price_interval(*rules, self.customer, H100, self.gpus, *span, **options)
 
 
 def a_case(random: Random, jump: Jump, longest_s: int, *, allowances: bool = True, most: int = 5) -> Case:
@@ -139,22 +130,18 @@ def a_case(random: Random, jump: Jump, longest_s: int, *, allowances: bool = Tru
 
     versions = [PriceVersion(1, H100, rate(), 0)]
     versions += [PriceVersion(i, H100, rate(), inside()) for i in range(2, random.randint(2, 4))]
-    promotions = [
-        _a_promotion(random, jump, number, inside, allowances) for number in range(1, random.randint(1, most) + 1)
-    ]
+    numbers = range(1, random.randint(1, most) + 1)
+    promotions = [_a_promotion(random, jump, number, inside, allowances) for number in numbers]
     window = random.choice(["day", "week", "month", "always"])
+    used = random.choice([0, 900]), random.choice([0, 999_999])
+    known = [number for number in numbers if random.random() < 0.7]
+    standings = {number: Standing(random.random() < 0.5, 0, random.randint(0, 3), *used) for number in known}
     return Case(
         jump.time_zone,
         tuple(versions),
         tuple(promotions),
         (Quota(1, "site", "", "spend_micros", 1, window, time_zone=jump.time_zone),),
-        {
-            p.id: Standing(
-                random.random() < 0.5, 0, random.randint(0, 3), random.choice([0, 900]), random.choice([0, 999_999])
-            )
-            for p in promotions
-            if random.random() < 0.7
-        },
+        standings,
         tuple(inside() for _ in range(random.randint(0, 2))),
         random.choice([1, 2, 8, 1024]),
         from_ms,
@@ -165,12 +152,9 @@ def a_case(random: Random, jump: Jump, longest_s: int, *, allowances: bool = Tru
 
 
 def _a_promotion(random: Random, jump: Jump, number: int, inside: Callable[[], int], allowances: bool) -> Promotion:
-    kinds = ["percent", "percent", "percent", "fixed", *(["free"] if allowances else [])]
-    kind = random.choice(kinds)
+    kind = random.choice(["percent", "percent", "percent", "fixed", "free" if allowances else "fixed"])
     stacks = kind == "percent" and random.random() < 0.4
-    budget = (
-        random.choice([1, 1000, 40_000, 3_000_000]) if allowances and not stacks and random.random() < 0.4 else None
-    )
+    budgets = [1, 1000, 40_000, 3_000_000] if allowances and not stacks and random.random() < 0.4 else [None]
     return Promotion(
         id=number,
         name="p",
@@ -185,7 +169,7 @@ def _a_promotion(random: Random, jump: Jump, number: int, inside: Callable[[], i
         time_zone=jump.time_zone,
         family=number,
         stacks=stacks,
-        budget_micros=budget,
+        budget_micros=random.choice(budgets),
         needs_code=random.random() < 0.1,
         max_redemptions=random.choice([None, None, None, 2]),
         published=random.random() < 0.95,
@@ -212,8 +196,7 @@ class Oracle:
             self.left[p.id] = [money, time]
 
     def _mine(self, p: Promotion) -> bool:
-        standing, who = self.case.standings.get(p.id, Standing()), self.case.customer
-        is_new = who.first_used_ms is None or who.first_used_ms >= p.starts_ms
+        standing, is_new = self.case.standings.get(p.id, Standing()), (ALICE.first_used_ms or 0) >= p.starts_ms
         named = not p.audience or "class:cs101" in p.audience or ("new" in p.audience and is_new)
         return (
             p.published
@@ -290,7 +273,8 @@ class Oracle:
         return Line(name, from_ms, until_ms, self.case.gpus, rate, listed, amount, version.id, *ids)
 
     def saved(self, applied: tuple[Promotion, ...], from_ms: int, until_ms: int) -> int:
-        first, last = self.steps(applied, self.version(from_ms))[0], self.steps(applied, self.version(from_ms))[-1]
+        steps = self.steps(applied, self.version(from_ms))
+        first, last = steps[0], steps[-1]
         hours = Fraction(until_ms - from_ms, 3_600_000)
         return int((first[0] - last[0]) * hours * self.case.gpus) + int((first[1] - last[1]) * hours)
 
@@ -359,11 +343,9 @@ class Calendar:
 
     def _first(self, window: str, at_ms: int) -> date:
         day = datetime.fromtimestamp(at_ms // 1000, self.zone).date()
-        if window == "always":
-            return date.min
-        if window == "month":
-            return day.replace(day=1)
-        return day - timedelta(days=day.weekday()) if window == "week" else day
+        if window == "week":
+            return day - timedelta(days=day.weekday())
+        return {"always": date.min, "month": day.replace(day=1), "day": day}[window]
 
     def _offset(self, at_ms: int) -> timedelta | None:
         return datetime.fromtimestamp(at_ms // 1000, self.zone).utcoffset()
@@ -383,10 +365,7 @@ def case_of() -> Callable[..., Case]:
 
 @pytest.fixture(scope="session")
 def oracle_lines() -> Callable[[Case, Iterable[int]], list[Line]]:
-    def read(case: Case, instants: Iterable[int]) -> list[Line]:
-        return Oracle(case).lines(instants)
-
-    return read
+    return lambda case, instants: Oracle(case).lines(instants)
 
 
 @pytest.fixture(scope="session")

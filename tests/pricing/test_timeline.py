@@ -16,6 +16,7 @@ from fastgpu_hub.pricing.metering import Line, NoPrice, price_interval, total_mi
 from fastgpu_hub.pricing.pricebook import PriceBook, PriceVersion, Rate
 from fastgpu_hub.pricing.promotions import Customer, Promotion, Standing, edges
 from fastgpu_hub.pricing.quotas import Quota
+from fastgpu_hub.pricing.rankings import Track, overlaid
 from fastgpu_hub.pricing.timeline import RateCard
 from fastgpu_hub.pricing.windows import WeeklyWindow
 from fastgpu_hub.pricing.windows import calendar_edges as reference_calendar_edges
@@ -190,10 +191,18 @@ def test_a_promotion_for_a_class_named_twice_is_still_one(at: Callable[[str], in
         at("2025-03-14 00:00"),
         at("2025-03-15 00:00"),
         percent_off=50,
-        audience=("class:cs101", "class:cs101", "person:alice"),
+        audience=("class:cs101", "class:cs101"),
     )
     card = RateCard(PriceBook([PriceVersion(1, H100, Rate(1_000_000), 0)]), [twice])
     assert card.cost_micros(Customer("alice", "class:cs101", ("cs101",)), H100, 1, NOW, NOW + HOUR_MS) == 500_000
+
+
+@pytest.mark.parametrize(("first_used_ms", "cost"), [(None, 500_000), (NOW, 500_000), (NOW - 1, 1_000_000)])
+def test_new_users_have_their_price_while_the_promotion_lasts(first_used_ms: int | None, cost: int) -> None:
+    welcome = Promotion(1, "welcome", NOW, NOW * 2, percent_off=50, audience=("new", "class:art7"))
+    card = RateCard(PriceBook([PriceVersion(1, H100, Rate(1_000_000), 0)]), [welcome])
+    alice = Customer("alice", "class:cs101", ("cs101",), first_used_ms)
+    assert card.cost_micros(alice, H100, 1, NOW + DAY_MS, NOW + DAY_MS + HOUR_MS) == cost
 
 
 def test_drafts_and_credit_price_nothing() -> None:
@@ -284,6 +293,20 @@ def test_remembered_calendars_equal_the_windows(random: Random, jump_of: Callabl
     expected = reference_calendar_edges(window, jump.time_zone, from_ms, until_ms)
     assert calendar_edges(window, jump.time_zone, from_ms, until_ms) == expected
     assert calendar_edges("always", jump.time_zone, from_ms, until_ms) == []
+
+
+def test_a_midnight_at_which_a_remembered_stretch_begins_is_not_forgotten() -> None:
+    begin_ms = 700 * CHUNK_MS
+    around = (begin_ms - DAY_MS, begin_ms + 2 * DAY_MS)
+    assert calendar_edges("day", "UTC", *around) == site_cuts("UTC", *around) == [begin_ms, begin_ms + DAY_MS]
+    assert site_cuts("UTC", begin_ms, begin_ms + DAY_MS) == []
+
+
+def test_of_changes_at_one_instant_nothing_in_between_is_seen() -> None:
+    tracks = [Track([0, 5], [1, 4]), Track([0, 5], [2, 3])]
+    assert overlaid(tracks, 0, 9, min) == [(0, 1), (5, 3)]
+    assert overlaid(tracks, 5, 9, min) == [(5, 3)]
+    assert overlaid(tracks, 0, 5, min) == [(0, 1)]
 
 
 def test_the_sites_midnights_and_changes_of_clock_cut_every_line(at: Callable[[str], int]) -> None:

@@ -82,6 +82,7 @@ def test_a_receipt_is_printed_as_the_service_writes_it(run: Any, written: str) -
         (["receipt", "job-1", "--format", "pdf"], "is none of text, html, csv"),
         (["ask", "10h", "more", "--limit", "77"], "no limit with the number 77"),
         (["ask", "ten", "more", "--limit", "1"], "duration"),
+        (["ask", "5.00", "more"], "--limit NUMBER"),
         (["ask", "1.2345678", "more", "--account", "person:alice"], "1.2345678"),
     ],
 )

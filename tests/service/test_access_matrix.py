@@ -341,12 +341,8 @@ async def test_who_may_look_can(service: Any) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def as_case(route: Route) -> Any:
-    """Forms do through a page what the API's row of the same kind does: they can wait for the whole run."""
-    return pytest.param(route, id=route.name, marks=[pytest.mark.slow] if route.is_page else [])
-
-
-@pytest.mark.parametrize("route", [as_case(route) for route in ACTING])
+@pytest.mark.slow
+@pytest.mark.parametrize("route", ACTING, ids=[route.name for route in ACTING])
 async def test_who_may_act_can(service: Any, route: Route) -> None:
     world = World(service)
     await world.build()

@@ -26,6 +26,8 @@ from fastgpu_hub.service.clock import SystemClock
 from fastgpu_hub.service.process import CannotListen, address_of, bind, kept_secret
 from fastgpu_hub.setup import service_config
 
+pytestmark = pytest.mark.slow  # each starts the program
+
 
 def free_port() -> int:
     with socket.socket() as taken:
