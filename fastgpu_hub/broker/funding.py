@@ -26,7 +26,8 @@ def renew(uow: UnitOfWork, workload: Workload, now_ms: int, settings: Settings) 
     """
     hold = held_by(uow, workload.id)
     wanted = desired(uow, workload, now_ms, settings)
-    from_ms, target_ms = max(hold.until_ms, now_ms), now_ms + settings.server_horizon_ms
+    from_ms = max(hold.until_ms, now_ms)
+    target_ms = max(from_ms, now_ms + settings.server_horizon_ms)  # the horizon may have been made shorter
     more, refused = wanted.affordable(wanted.lines(from_ms, target_ms, starts=False), from_ms)
     if more:
         if from_ms > hold.until_ms:

@@ -26,9 +26,9 @@ from fastgpu import models
 from fastgpu_hub.broker.actors import Actor
 from fastgpu_hub.broker.broker import Broker
 from fastgpu_hub.broker.idempotency import IdempotencyClaim
-from fastgpu_hub.broker.lifecycle import Settings
 from fastgpu_hub.broker.ports.world import GpuDevice, GpuSample, HubUser, Observation
 from fastgpu_hub.broker.reconcile import find_problems
+from fastgpu_hub.broker.settings import Settings
 from fastgpu_hub.pricing.pricebook import Rate
 from fastgpu_hub.store import open_store
 
@@ -279,7 +279,7 @@ class Callers:
                     SPAWNER, lease.id, models.LeaseStarted(), key=claim(f"up-{name}")
                 )
                 self.facts.tell("started", lease.id, self.clock.now_ms())
-            down_ms = self.facts.get("up", lease.id)[0] + 60_000 + fate(name) % 2_500_000
+            down_ms = self.facts.get("up", lease.id)[0] + 60_000 + fate(name) % 4_000_000
             await asyncio.sleep(max(0, down_ms - self.clock.now_ms()) / 1000 / SPEED)
             if self.facts.get("down", name) is None:
                 self.facts.tell("down", name, self.clock.now_ms())
@@ -299,7 +299,7 @@ def claim(name: str) -> IdempotencyClaim:
 async def serve(url: str, facts: Facts, clock: Clock, last: bool) -> None:
     """One life of the service: until it is killed, or, for the last one, until everything has come to its end."""
     store = open_store(url, writer_wait_seconds=20)
-    settings = Settings(server_horizon_ms=1_800_000, reconcile_interval_ms=20)
+    settings = Settings(server_horizon_ms=3_600_000, reconcile_interval_ms=20)
     broker = Broker(Noting(store, facts), Engine(facts, clock), Probe(), Hub(facts, clock), clock, settings)
     await broker.start()
     facts.tell("ready", "")
