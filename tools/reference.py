@@ -21,7 +21,8 @@ from traitlets import Bool, DefaultHandler, Dict, Enum, Float, HasTraits, Intege
 from fastgpu_hub.engines.local import LocalEngine
 from fastgpu_hub.service import openapi
 from fastgpu_hub.service.main import FastGPUService
-from fastgpu_hub.service.routes import API, Route
+from fastgpu_hub.service.routes import API
+from fastgpu_hub.service.routing import Route
 from fastgpu_hub.setup import setup_fastgpu
 from fastgpu_hub.spawner import FastGPULocalSpawner, FastGPUSpawnerMixin
 from fastgpu_hub.spawner.kube import FastGPUKubeSpawner

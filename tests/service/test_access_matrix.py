@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
-from fastgpu_hub.service.routes import EVENTS, ROUTES, Route
+from fastgpu_hub.service.routes import EVENTS, ROUTES
+from fastgpu_hub.service.routing import Route
 
 WHO = {
     "nobody": None,
