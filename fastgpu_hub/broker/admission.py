@@ -120,7 +120,7 @@ class Desired:
         self._uow, self._rules, self._now_ms, self._settings = uow, rules, now_ms, settings
         self.wish = replace(wish, customer=with_first_use(uow, rules, wish.customer))
         self.standings = standings(uow, rules, wish.customer.owner, wish.promo_code)
-        self._limits = rules.limits(wish.customer, wish.gpu_type, now_ms)
+        self._limits = quotas.applicable(rules.quotas, wish.customer, wish.gpu_type)
         self._funds = funds.Funds(uow, wish.customer.account, now_ms, settings.time_zone)
         self._states: dict[tuple[int, tuple[int | None, int | None]], QuotaState] = {}
 
@@ -189,8 +189,11 @@ class Desired:
 
     def _over(self, lines: Sequence[Line]) -> Iterator[tuple[Quota, Refused]]:
         currency = self._settings.currency
-        for quota in self._limits:
-            for window, amount in quotas.wanted_per_window(quota, lines).items():
+        for limit in self._limits:
+            for window, amount in quotas.wanted_per_window(limit, lines).items():
+                # What was given beyond a limit counts in the windows that begin while it holds.
+                at_ms = max(self._now_ms, window[0] or 0)
+                quota = quotas.raised(limit, self._rules.extras, self.wish.customer, at_ms)
                 state = self._state(quota, window)
                 if amount > state.left and (refused := quotas.check(state, amount, currency=currency)):
                     yield quota, refused

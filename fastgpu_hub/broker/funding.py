@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fastgpu_hub.broker import promotion_rules
-from fastgpu_hub.broker.admission import Desired, Rules
+from fastgpu_hub.broker.admission import Desired, Rules, Wish
 from fastgpu_hub.broker.endings import ending_of, used_up
 from fastgpu_hub.broker.lifecycle import LIVE, desired, held_by, note, settle, tell, until_of, wish_of
 from fastgpu_hub.broker.ports.records import Hold, Workload
@@ -20,20 +20,22 @@ WARN_MINUTES = (30, 10, 2)
 
 
 def renew(uow: UnitOfWork, workload: Workload, now_ms: int, settings: Settings) -> Workload:
-    """Extend an open-ended server's hold by up to a horizon from now, and note what forbids more (``ending``).
+    """Extend a hold as far as it should reach, and note what forbids more (``ending``).
 
-    Time that has passed without a hold (the service was down for long, the clock jumped) is noted, not billed.
+    An open-ended server's reaches a horizon from now; one with a time limit, that limit, where a dearer price shortened
+    its hold. Time that has passed without a hold (the service was down for long, the clock jumped) is noted, not
+    billed.
     """
     hold = held_by(uow, workload.id)
-    wanted = desired(uow, workload, now_ms, settings)
     from_ms = max(hold.until_ms, now_ms)
-    target_ms = max(from_ms, now_ms + settings.server_horizon_ms)  # the horizon may have been made shorter
+    target_ms = max(from_ms, _reach_ms(workload, now_ms, settings))
+    wanted = Desired(uow, Rules.load(uow), _within_max_cost(uow, workload, hold), now_ms, settings)
     more, refused = wanted.affordable(wanted.lines(from_ms, target_ms, starts=False), from_ms)
+    until_ms = until_of(more, hold.until_ms)
     if more:
         if from_ms > hold.until_ms:
             note(uow, workload.id, now_ms, "not_billed", from_ms=hold.until_ms, until_ms=from_ms)
         promotion_rules.take_places(uow, workload, more, now_ms)
-        until_ms = until_of(more, from_ms)
         uow.save_hold(replace(hold, lines=hold.lines + more, until_ms=until_ms))
         note(uow, workload.id, now_ms, "renewed", until_ms=until_ms)
     if refused is None:
@@ -42,10 +44,35 @@ def renew(uow: UnitOfWork, workload: Workload, now_ms: int, settings: Settings) 
                 tell(uow, workload, now_ms, "soft_limit", warning)
         changed = replace(workload, ending=None, announced_minutes=None)
     else:
-        changed = replace(workload, ending=used_up(refused))
+        announced = _still_announced(workload.announced_minutes, hold.until_ms, until_ms, now_ms)
+        changed = replace(workload, ending=used_up(refused), announced_minutes=announced)
     if changed != workload:
         uow.save_workload(changed)
     return changed
+
+
+def _reach_ms(workload: Workload, now_ms: int, settings: Settings) -> int:
+    """How far its hold should reach now."""
+    if workload.time_limit_ms is None:
+        return now_ms + settings.server_horizon_ms
+    return (workload.billed_from_ms or workload.granted_ms or now_ms) + workload.time_limit_ms
+
+
+def _within_max_cost(uow: UnitOfWork, workload: Workload, hold: Hold) -> Wish:
+    """The wish for more than is charged and held, whose limit on cost is what is left of it."""
+    wish = wish_of(workload)
+    if wish.max_cost_micros is None:
+        return wish
+    charged = sum(t.amount_micros for t in uow.transfers(workload_id=workload.id, kind="charge"))
+    left_micros = wish.max_cost_micros - charged - metering.total_micros(hold.lines)
+    return replace(wish, max_cost_micros=max(0, left_micros))
+
+
+def _still_announced(minutes: int | None, ended_ms: int, ends_ms: int, now_ms: int) -> int | None:
+    """The warning that stands when an end moves later: those that are due again by a minute or more are given again."""
+    if minutes is None or ends_ms - ended_ms < MINUTE_MS:
+        return minutes
+    return min((m for m in WARN_MINUTES if m >= minutes and ends_ms - m * MINUTE_MS <= now_ms), default=None)
 
 
 def _warned(uow: UnitOfWork, workload: Workload, warning: Refused) -> bool:
@@ -97,6 +124,9 @@ def edge(uow: UnitOfWork, workload_id: str, now_ms: int, seen_ms: int, settings:
             hold = held_by(uow, workload_id)
             edge_ms = metering.next_edge_ms(hold.lines) if edge_ms is None else edge_ms
             renew_ms = None if workload.ending else hold.until_ms - settings.server_horizon_ms // 2
+    elif workload.ending is not None:
+        workload = renew(uow, workload, now_ms, settings)
+        hold = held_by(uow, workload_id)
     return _approach_end(uow, workload, hold, now_ms, [edge_ms, renew_ms], settings)
 
 
@@ -145,60 +175,89 @@ def follow(uow: UnitOfWork, workload_id: str, now_ms: int, settings: Settings) -
     """Bring a live workload's hold in line with changed prices, where the site wants that; whether anything changed.
 
     What was charged stays as it is. When the new price cannot be held for as long as the old one, the hold ends
-    sooner, and the workload with it: announced, then stopped in order.
+    sooner, and the workload with it: announced, then stopped in order. When it cannot be held at all, the terms that it
+    was granted with stay. What is not dearer than what is held already needs no leave.
     """
     workload = uow.workload(workload_id)
     hold = uow.open_hold(workload_id)
     if workload is None or workload.state not in LIVE or hold is None:
         return False
     rules = Rules.load(uow)
-    lines = followed(rules, workload, hold, now_ms, uow, settings)
+    renamed = settings.follow_promotions and _outdated(rules, hold.lines)
+    lines = hold.lines
+    if renamed:
+        lines = _under_new_promotions(uow, rules, workload, hold, now_ms, settings)
+    if settings.follow_list_prices:
+        known = {promotion.id: promotion for promotion in uow.promotion_versions()}
+        lines = metering.follow(lines, rules.book, known, workload.gpu_type, 0)
     if lines == hold.lines:
+        if renamed:
+            uow.save_hold(hold)
         return False
-    settled = sum(t.amount_micros for t in uow.transfers(workload_id=workload_id, kind="charge"))
-    before = metering.total_micros(hold.lines)
     uow.save_hold(replace(hold, lines=()))
-    wish = wish_of(workload)
-    if wish.max_cost_micros is not None:
-        wish = replace(wish, max_cost_micros=max(0, wish.max_cost_micros - settled))
-    from_ms = min((line.from_ms for line in lines), default=now_ms)
-    kept, refused = Desired(uow, rules, wish, now_ms, settings).affordable(lines, from_ms)
-    if until_of(kept, from_ms) < now_ms:  # not even what has run already: the terms it was granted with stay
-        kept, refused = hold.lines, None
-    uow.save_hold(replace(hold, lines=kept, until_ms=until_of(kept, hold.until_ms)))
+    kept, refused = lines, None
+    if not _never_dearer(lines, hold.lines):
+        nothing = replace(hold, lines=())
+        wanted = Desired(uow, rules, _within_max_cost(uow, workload, nothing), now_ms, settings)
+        kept, refused = wanted.affordable(lines, min(line.from_ms for line in lines))
+        if until_of(kept, now_ms) <= now_ms:
+            kept, refused = hold.lines, None
+    changed = replace(hold, lines=kept, until_ms=until_of(kept, hold.until_ms))
+    uow.save_hold(changed)
+    promotion_rules.take_places(uow, workload, kept, now_ms)
     if refused is not None:
-        uow.save_workload(replace(workload, ending=used_up(refused)))
-    after = metering.total_micros(kept)
-    note(uow, workload_id, now_ms, "repriced", held_micros=after, before_micros=before)
-    rate = format_money(metering.hourly_rate_micros(kept, now_ms), settings.currency)
-    next_change = min((line.from_ms for line in kept if line.from_ms > now_ms), default=None)
-    held = format_money(after, settings.currency)
+        workload = replace(workload, ending=used_up(refused))
+        uow.save_workload(workload)
+    if kept != hold.lines:
+        _tell_price(uow, workload, hold, changed, now_ms, settings)
+    return kept != hold.lines
+
+
+def _tell_price(
+    uow: UnitOfWork, workload: Workload, before: Hold, after: Hold, now_ms: int, settings: Settings
+) -> None:
+    numbers = {
+        "held_micros": metering.total_micros(after.lines),
+        "before_micros": metering.total_micros(before.lines),
+    }
+    note(uow, workload.id, now_ms, "repriced", **numbers)
+    rate = format_money(metering.hourly_rate_micros(after.lines, now_ms), settings.currency)
+    held = format_money(numbers["held_micros"], settings.currency)
     message = f"The price of “{workload.name}” changed: {rate} per hour now, {held} held."
+    ends = ending_of(workload, after)
     tell(
         uow,
         workload,
         now_ms,
         "price_changed",
-        Explained("price_changed", message, {"held_micros": after, "before_micros": before}, next_change),
-        hold.until_ms if refused is None else until_of(kept, now_ms),
+        Explained("price_changed", message, {**numbers}),
+        None if ends is None else ends[0],
     )
-    return True
 
 
-def followed(
-    rules: Rules, workload: Workload, hold: Hold, now_ms: int, uow: UnitOfWork, settings: Settings
+def _under_new_promotions(
+    uow: UnitOfWork, rules: Rules, workload: Workload, hold: Hold, now_ms: int, settings: Settings
 ) -> tuple[Line, ...]:
-    """The hold's lines under the prices and promotions of now, as far as the site lets changes reach running leases."""
-    lines = hold.lines
-    if settings.follow_promotions and _outdated(rules, lines):
-        before, after = metering.charge(lines, now_ms)
-        if after:
-            wanted = Desired(uow, rules, wish_of(workload), now_ms, settings)
-            lines = before + wanted.lines(max(now_ms, after[0].from_ms), until_of(after, now_ms), starts=False)
-    if settings.follow_list_prices:
-        known = {promotion.id: promotion for promotion in uow.promotion_versions()}
-        lines = metering.follow(lines, rules.book, known, workload.gpu_type, 0)
-    return lines
+    """The hold's lines with what lies ahead under the promotions of now. Leaves only what has run in the hold."""
+    before, after = metering.charge(hold.lines, now_ms)
+    if not after:
+        return hold.lines
+    uow.save_hold(replace(hold, lines=before))  # what lies ahead shall not count against itself
+    from_ms = max(now_ms, after[0].from_ms)
+    starts = tuple(line for line in after if line.unit == metering.START)
+    ahead = desired(uow, workload, now_ms, settings).lines(from_ms, until_of(after, now_ms), starts=False)
+    return before + starts + ahead
+
+
+def _never_dearer(lines: tuple[Line, ...], held: tuple[Line, ...]) -> bool:
+    """Whether the lines cost no more than those held up to any instant, in money and in GPU time."""
+    for at_ms in sorted({line.until_ms for line in (*lines, *held)}):
+        now, before = metering.charge(lines, at_ms)[0], metering.charge(held, at_ms)[0]
+        if metering.total_micros(now) > metering.total_micros(before):
+            return False
+        if metering.gpu_ms(now) > metering.gpu_ms(before):
+            return False
+    return True
 
 
 def _outdated(rules: Rules, lines: tuple[Line, ...]) -> bool:

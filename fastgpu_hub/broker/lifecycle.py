@@ -174,13 +174,15 @@ def started(uow: UnitOfWork, workload_id: str, at_ms: int, pid: int | None, sett
         return workload
     at_ms = max(at_ms, workload.granted_ms or at_ms)  # an engine's clock may be behind ours
     hold = held_by(uow, workload_id)
+    ending = None
     try:
         _exchange(uow, workload, at_ms, settings)
     except Refusal:
+        ending = workload.ending
         lines = metering.skip(hold.lines, at_ms)
         uow.save_hold(replace(hold, lines=lines))
     state = "running" if workload.state == "granted" else workload.state
-    running = replace(workload, state=state, billed_from_ms=at_ms, charged_until_ms=at_ms, pid=pid)
+    running = replace(workload, state=state, billed_from_ms=at_ms, charged_until_ms=at_ms, pid=pid, ending=ending)
     uow.save_workload(running)
     note(uow, workload_id, at_ms, "started")
     return settle(uow, running, at_ms)

@@ -87,6 +87,7 @@ class Runtime:
         )
         heartbeat_ms = await self.store.read(lambda uow: uow.setting("heartbeat_ms"))
         await tell_of_clock(self.store, active, heartbeat_ms, self.clock.now_ms())
+        await self.follow_rules()  # before anything is charged by what engines tell now
         for workload in active:
             if workload.state != "queued":
                 self.resumed(workload, rules, seen_ms.get(workload.id, recorded_ms(workload)))
