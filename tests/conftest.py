@@ -20,9 +20,14 @@ settings.load_profile("fastgpu")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs a server of PostgreSQL is slow; the same suites run over SQLite in the quick run."""
+    """What needs PostgreSQL or a second SQLite is slow; the same suites run over one SQLite in the quick run."""
     for item in items:
-        if "[postgres" in item.name or "-postgres" in item.name or "postgres_url" in getattr(item, "fixturenames", ()):
+        if (
+            "[temporary" in item.name
+            or "[postgres" in item.name
+            or "-postgres" in item.name
+            or "postgres_url" in getattr(item, "fixturenames", ())
+        ):
             item.add_marker(pytest.mark.slow)
 
 

@@ -11,7 +11,7 @@ from fastgpu import models
 from fastgpu_hub.engines.fake import FakeEngine
 from fastgpu_hub.service.clock import SystemClock
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.slow]  # a life each, several times over
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 JUMPS = pytest.mark.parametrize("jump_ms", [-HOUR_MS, DAY_MS], ids=["back-an-hour", "forward-a-day"])
 

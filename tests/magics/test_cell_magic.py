@@ -21,6 +21,8 @@ from fastgpu_magics.handle import NotebookJob, Outputs, ProgressLine, Result
 from fastgpu_magics.transfer import load_inputs
 from tests.sdk.fake_service import FakeService, at
 
+pytestmark = pytest.mark.slow  # a shell each
+
 Run = Callable[[str], Any]
 Refusal = Callable[..., str]
 

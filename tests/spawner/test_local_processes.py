@@ -13,6 +13,8 @@ from fastgpu_hub.spawner import FastGPULocalSpawner
 from fastgpu_hub.spawner.processes import marked
 from fastgpu_hub.spawner.readiness import ServerExited
 
+pytestmark = pytest.mark.slow  # each starts real processes
+
 # A "single-user server" that hides children: a session of its own (as kernels have), a double fork whose parent is
 # gone, and one that ignores SIGTERM.
 SERVER = """

@@ -23,6 +23,8 @@ from fastgpu_hub.store import SqlStore, open_store, rollups, writer
 from fastgpu_hub.store.databases import database_of
 from fastgpu_hub.store.unit_of_work import SqlUnitOfWork
 
+pytestmark = pytest.mark.slow  # every statement broken off
+
 HOUR = 3_600_000
 DAY = 24 * HOUR
 NEW_YEAR_MS = 1_735_686_000_000  # 2025-01-01 in Berlin
