@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -87,7 +88,8 @@ class Runtime:
         )
         heartbeat_ms = await self.store.read(lambda uow: uow.setting("heartbeat_ms"))
         await tell_of_clock(self.store, active, heartbeat_ms, self.clock.now_ms())
-        await self.follow_rules()  # before anything is charged by what engines tell now
+        with suppress(StoreUnavailable):  # tried again with every round of comparing
+            await self.follow_rules()  # before anything is charged by what engines tell now
         for workload in active:
             if workload.state != "queued":
                 self.resumed(workload, rules, seen_ms.get(workload.id, recorded_ms(workload)))
