@@ -670,11 +670,24 @@ class InputFile(Request):
     size_bytes: Annotated[int, Field(strict=True, ge=0)]
 
 
+WorkloadId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_\-]{0,99}$")]
+ParameterName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+ParameterValue = Annotated[str, Field(max_length=1000), AfterValidator(_plain_text)]
+
+
 class JobSubmit(Request):
     """A job: what to run, on which GPUs, for how long at most, who pays.
 
     ``kind`` ``script`` runs ``argv[0]`` (a .py file) with the job's Python, ``notebook`` runs ``argv[0]`` (an .ipynb
     file) through nbclient, ``command`` runs ``argv`` as it is. There is never a shell.
+
+    ``sweep`` makes an array of jobs, one for each combination of values; at most ``max_running`` of them run at once.
+    ``after`` names jobs that must have succeeded before. ``retries`` counts new attempts after a failure that is not
+    the job's own. ``start`` ``cheapest`` waits for the start time that costs least and still ends ``by``; ``start_at``
+    sets it. ``spot``: cheaper, and may be interrupted and put back into the queue. ``grace_seconds`` lie between the
+    order to stop and the kill. ``python`` names one of the service's environments, ``lock`` an input file with pinned
+    packages to make one from. ``outputs`` are patterns of the files to keep as artifacts, ``sources`` addresses of
+    inputs that the service fetches.
     """
 
     name: Name = "job"
@@ -690,6 +703,19 @@ class JobSubmit(Request):
     environment: dict[str, Annotated[str, Field(max_length=32768)]] = {}
     fingerprint: Sha256 | None = None
     again: bool = False
+    sweep: dict[ParameterName, Annotated[tuple[ParameterValue, ...], Field(min_length=1, max_length=1000)]] = {}
+    max_running: Annotated[int, Field(strict=True, ge=1, le=10_000)] | None = None
+    after: tuple[WorkloadId, ...] = Field(default=(), max_length=100)
+    retries: Annotated[int, Field(strict=True, ge=0, le=10)] = 0
+    start: Literal["now", "cheapest"] = "now"
+    start_at: AwareDatetime | None = None
+    by: AwareDatetime | None = None
+    spot: bool = False
+    grace_seconds: Annotated[int, Field(strict=True, ge=0, le=600)] | None = None
+    python: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]{0,62}$")] | None = None
+    lock: Annotated[str, Field(min_length=1, max_length=500)] | None = None
+    outputs: tuple[Annotated[str, Field(min_length=1, max_length=500)], ...] = Field(default=(), max_length=100)
+    sources: dict[Annotated[str, Field(max_length=500)], Annotated[str, Field(max_length=2000)]] = {}
 
 
 class JobState(str, Enum):

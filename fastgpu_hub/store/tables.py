@@ -86,12 +86,46 @@ workloads = Table(
     Column("stop_reason", Text),
     Column("ending", Text),
     Column("announced_minutes", Integer),
+    Column("array_id", String),
+    Column("array_index", Integer),
+    Column("retry_of", String),
+    Column("attempt", Integer, nullable=False, server_default="1"),
+    Column("not_before_ms", BigInteger),
+    Column("quoted_micros", BigInteger),
+    Column("spot", Boolean, nullable=False, server_default=false()),
+    Column("files_removed_ms", BigInteger),
     *_not_negative("gpu_count", "time_limit_ms", "max_cost_micros"),
     CheckConstraint("state IN ('queued', 'granted', 'running', 'stopping', 'ended')", name="state"),
     Index("ix_workloads_state", "state", "requested_ms"),
     Index("ix_workloads_owner", "owner", "requested_ms"),
     Index("ix_workloads_account", "account", "requested_ms"),
     Index("ix_workloads_fingerprint", "fingerprint", "requested_ms"),
+    Index("ix_workloads_array", "array_id", "array_index"),
+    Index("ix_workloads_retry", "retry_of", "attempt"),
+)
+
+dependencies = Table(
+    "dependencies",
+    metadata,
+    Column("workload_id", String, ForeignKey("workloads.id"), primary_key=True),
+    Column("needs_id", String, ForeignKey("workloads.id"), primary_key=True),
+    Index("ix_dependencies_needs_id", "needs_id"),
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    _id(),
+    Column("workload_id", String, ForeignKey("workloads.id"), nullable=False),
+    Column("owner", String, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("deleted_ms", BigInteger),
+    Index("ix_artifacts_workload_id", "workload_id", "id"),
+    Index("ix_artifacts_owner", "owner", "deleted_ms"),
+    sqlite_autoincrement=True,
 )
 
 workload_events = Table(

@@ -54,6 +54,36 @@ class Workload:
     stop_reason: Explained | None = None
     ending: Explained | None = None
     announced_minutes: int | None = None
+    array_id: str | None = None
+    array_index: int | None = None
+    retry_of: str | None = None
+    attempt: int = 1
+    not_before_ms: int | None = None
+    quoted_micros: int | None = None
+    spot: bool = False
+    files_removed_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """A job that starts only when another has succeeded."""
+
+    workload_id: str
+    needs_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A file that a job left, in the artifact store. ``url`` is where fsspec finds it; ``deleted_ms`` when it went."""
+
+    id: int
+    workload_id: str
+    owner: str
+    path: str
+    size_bytes: int
+    url: str
+    created_ms: int
+    deleted_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
