@@ -42,6 +42,7 @@ bench:          ## the README's figures
 	@$(PYTHON) tools/install.py bench
 	$(BIN)/python benchmarks/spawn.py
 	$(BIN)/python benchmarks/ledger.py
+	$(BIN)/python benchmarks/jobs.py --jupyter-scheduler-python install
 
 docs:           ## write the configuration reference from the traits, the API reference from the routes
 	@$(PYTHON) tools/install.py hub

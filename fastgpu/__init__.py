@@ -8,7 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fastgpu.progress import progress
+from fastgpu.inside import checkpoint_dir, parameters
+from fastgpu.progress import log_metric, progress
 
 if TYPE_CHECKING:
     from fastgpu.aio import AsyncGPUClient, AsyncJob
@@ -22,15 +23,19 @@ if TYPE_CHECKING:
         NotFound,
         NotSignedIn,
         QuotaError,
+        Removed,
         Unavailable,
     )
     from fastgpu.job import Job
+    from fastgpu.job_array import AsyncJobArray, JobArray
 
 _HOME = {
     "AsyncGPUClient": "fastgpu.aio",
     "AsyncJob": "fastgpu.aio",
     "GPUClient": "fastgpu.client",
     "Job": "fastgpu.job",
+    "AsyncJobArray": "fastgpu.job_array",
+    "JobArray": "fastgpu.job_array",
     **dict.fromkeys(
         (
             "Conflict",
@@ -41,6 +46,7 @@ _HOME = {
             "NotFound",
             "NotSignedIn",
             "QuotaError",
+            "Removed",
             "Unavailable",
         ),
         "fastgpu.errors",
@@ -50,17 +56,23 @@ _HOME = {
 __all__ = [
     "AsyncGPUClient",
     "AsyncJob",
+    "AsyncJobArray",
     "Conflict",
     "FastGPUError",
     "GPUClient",
     "InvalidRequest",
     "Job",
+    "JobArray",
     "JobFailed",
     "NotAllowed",
     "NotFound",
     "NotSignedIn",
     "QuotaError",
+    "Removed",
     "Unavailable",
+    "checkpoint_dir",
+    "log_metric",
+    "parameters",
     "progress",
 ]
 

@@ -7,13 +7,18 @@ import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from fastgpu import answers, models, requests, rule_requests, streaming
 from fastgpu.connection import CONNECT_SECONDS, find_connection
+from fastgpu.deadlines import Moment
 from fastgpu.formatting import clean_text
+from fastgpu.job_array import AsyncJobArray
+from fastgpu.keeping import Around, AsyncKeeping
+from fastgpu.planning import AsyncPlanning
 from fastgpu.requests import LONG_POLL_SECONDS, Call, GroupBy, Received
 from fastgpu.submission import Amount, Script, Upload, gather, job_request, make, seconds_of
+from fastgpu.together import AsyncSweeping, Together, submit_array
 
 if TYPE_CHECKING:
     import httpx
@@ -40,15 +45,21 @@ class AsyncJob:
         return self.snapshot.id
 
     async def refresh(self) -> models.Job:
-        """Ask now and return the whole answer."""
-        self.snapshot = await self._client.get_job_status(self.id)
-        return self.snapshot
+        """Ask now and return the whole answer: of its latest attempt, which the handle then is of."""
+        return await self._keep(await self._client.get_job_status(self.id))
+
+    async def _keep(self, snapshot: models.Job) -> models.Job:
+        while snapshot.next_attempt is not None:
+            snapshot = await self._client.get_job_status(snapshot.next_attempt)
+        self.snapshot = snapshot
+        return snapshot
 
     async def wait(self) -> models.Job:
-        """Wait until it has ended."""
+        """Wait until its latest attempt has ended."""
+        await self._keep(self.snapshot)
         while not self.snapshot.state.final:
-            self.snapshot = await self._client.get_job_status(
-                self.id, wait_seconds=LONG_POLL_SECONDS, state=self.snapshot.state
+            await self._keep(
+                await self._client.get_job_status(self.id, wait_seconds=LONG_POLL_SECONDS, state=self.snapshot.state)
             )
         return self.snapshot
 
@@ -58,7 +69,8 @@ class AsyncJob:
         return self.snapshot
 
     async def logs(self) -> str:
-        """All it has printed so far, without terminal escape sequences."""
+        """All that its latest attempt has printed so far, without terminal escape sequences."""
+        await self.refresh()
         data, offset = [], 0
         while True:
             part = await self._client.log_part(self.id, offset)
@@ -68,7 +80,7 @@ class AsyncJob:
                 return clean_text(b"".join(data).decode("utf-8", "replace"))
 
 
-class AsyncGPUClient:
+class AsyncGPUClient(AsyncPlanning, AsyncKeeping, AsyncSweeping):
     """The async twin of :class:`~fastgpu.client.GPUClient`: same environment, errors, keys and repetition."""
 
     def __init__(
@@ -147,7 +159,29 @@ class AsyncGPUClient:
 
     # ---------------------------------------------------------------- jobs
 
+    @overload
     async def submit(
+        self,
+        script: Script,
+        gpu_type: str,
+        gpu_count: int = ...,
+        time_limit: str | int = ...,
+        *,
+        array: None = ...,
+        **options: Any,
+    ) -> AsyncJob: ...
+    @overload
+    async def submit(
+        self,
+        script: Script,
+        gpu_type: str,
+        gpu_count: int = ...,
+        time_limit: str | int = ...,
+        *,
+        array: Mapping[str, Iterable[object]],
+        **options: Any,
+    ) -> AsyncJobArray: ...
+    async def submit(  # type: ignore[misc]  # the options are named here only
         self,
         script: Script,
         gpu_type: str,
@@ -162,10 +196,23 @@ class AsyncGPUClient:
         promo_code: str | None = None,
         max_cost: Amount | None = None,
         again: bool = False,
+        start: Moment = "now",
+        by: Moment | None = None,
+        outputs: Sequence[str] = (),
+        sources: Mapping[str, str] | None = None,
+        python: str | None = None,
+        lock: str | None = None,
+        array: Mapping[str, Iterable[object]] | None = None,
+        max_running: int | None = None,
+        after: object = (),
+        retries: int = 0,
+        grace: int | None = None,
         idempotency_key: str | None = None,
-    ) -> AsyncJob:
+    ) -> AsyncJob | AsyncJobArray:
         """Send a program off as a GPU job; arguments as in :meth:`fastgpu.client.GPUClient.submit`."""
-        kind, argv, uploads = await asyncio.to_thread(gather, script, args, list(files), Path.cwd())
+        timing = await self.timing(start, by)
+        around = Around(outputs, sources or {}, python, lock)
+        kind, argv, uploads = await asyncio.to_thread(gather, script, args, [*files, *around.files], Path.cwd())
         request = job_request(
             kind,
             argv,
@@ -179,17 +226,33 @@ class AsyncGPUClient:
             max_cost=max_cost,
             env=env,
             again=again,
+            timing=timing,
+            around=around,
+            together=Together(array, max_running, after, retries, grace),
         )
+        if array is not None:
+            return await self.submit_sweep(request, uploads, idempotency_key=idempotency_key)
         return await self.submit_request(request, uploads, idempotency_key=idempotency_key)
 
     async def submit_request(
         self, request: models.JobSubmit, uploads: Iterable[Upload] = (), *, idempotency_key: str | None = None
     ) -> AsyncJob:
         """Submit a prepared request after uploading those inputs that the service does not hold yet."""
+        await self.upload(uploads)
+        return AsyncJob(self, await self.send(requests.submit(request, idempotency_key)))
+
+    async def submit_sweep(
+        self, request: models.JobSubmit, uploads: Iterable[Upload] = (), *, idempotency_key: str | None = None
+    ) -> AsyncJobArray:
+        """As :meth:`submit_request`, for a request with a sweep."""
+        await self.upload(uploads)
+        return AsyncJobArray(self, await self.send(submit_array(request, idempotency_key)))
+
+    async def upload(self, uploads: Iterable[Upload]) -> None:
+        """Send those inputs that the service does not hold yet."""
         for upload in uploads:
             if not await self.send(requests.has_blob(upload.sha256)):
                 await self.send(requests.put_blob(upload.sha256, upload.source))
-        return AsyncJob(self, await self.send(requests.submit(request, idempotency_key)))
 
     async def job(self, job_id: str) -> AsyncJob:
         """Handle of a job by its id."""
@@ -210,10 +273,23 @@ class AsyncGPUClient:
         return await self.send(requests.cancel(job_id))
 
     async def log_part(
-        self, job_id: str, offset: int = 0, limit_bytes: int = requests.LOG_PART_BYTES
+        self,
+        job_id: str,
+        offset: int = 0,
+        limit_bytes: int = requests.LOG_PART_BYTES,
+        *,
+        wait_seconds: int | None = None,
     ) -> requests.LogPart:
-        """A piece of a job's log from byte ``offset`` on."""
-        return await self.send(requests.log(job_id, offset, limit_bytes))
+        """A piece of a job's log from byte ``offset`` on; with ``wait_seconds`` once there is one, or after that."""
+        return await self.send(requests.log(job_id, offset, limit_bytes, wait_seconds))
+
+    async def job_metrics(self, job_id: str) -> list[models.Metric]:
+        """The figures a job reports, each by step."""
+        return await self.send(requests.metrics(job_id))
+
+    async def job_run(self, job_id: str) -> models.Run:
+        """A job with the use of its GPUs, its figures and attempts."""
+        return await self.send(requests.run(job_id))
 
     # ---------------------------------------------------------------- what there is, what it costs
 

@@ -17,6 +17,7 @@ from fastgpu.errors import (
     NotFound,
     NotSignedIn,
     QuotaError,
+    Removed,
     Unavailable,
 )
 from fastgpu.formatting import format_duration, format_instant, one_line
@@ -99,6 +100,7 @@ def _kind(status: int, code: str) -> type[FastGPUError]:
         401: NotSignedIn,
         404: NotFound,
         409: Conflict,
+        410: Removed,
         413: InvalidRequest,
         422: InvalidRequest,
     }

@@ -9,24 +9,24 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from itertools import chain
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import typer
-from pydantic import BaseModel
 
-from fastgpu import notice_views, rule_views, views
+from fastgpu import array_views, cli_artifacts, notice_views, rule_views, run_views, start_views, views
+from fastgpu.cli_output import Account, AsJson, Count, GpuType, Promo, Time, print_answer, tell, writer
+from fastgpu.cli_submit import By, MaxCost, add_to
 from fastgpu.client import GPUClient
-from fastgpu.console import show, terminal
 from fastgpu.errors import FastGPUError, InvalidRequest, JobFailed, NotFound, Unavailable
 from fastgpu.formatting import one_line
-from fastgpu.job import Job
 from fastgpu.models import json_of
 from fastgpu.requests import GroupBy, Written
 from fastgpu.submission import asked_amount, choose_gpu_type
-from fastgpu.view import Lens, View
+from fastgpu.together import cancel_one
+from fastgpu.view import Lens
 
 REFUSED, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -38,23 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print plain data instead of tables.")]
 JobId = Annotated[str, typer.Argument(help="Id of the job (or lease).")]
-GpuType = Annotated[
-    str | None, typer.Option("--gpu", help="GPU type or an unambiguous beginning of it, for example h100.")
-]
-Count = Annotated[int, typer.Option("--count", help="Number of GPUs.", min=1)]
-Time = Annotated[str, typer.Option("--time", help="Time limit, for example 45m, 2h, 1h30m.")]
-Account = Annotated[str | None, typer.Option("--account", help="Who pays: class:NAME or person:NAME.")]
-Promo = Annotated[str | None, typer.Option("--promo", help="Promotion code.")]
-MaxCost = Annotated[str | None, typer.Option("--max-cost", help="Refuse the job if it could cost more, e.g. 2.50.")]
-JobName = Annotated[str | None, typer.Option("--name", help="The job's name; default: the program's.")]
-Files = Annotated[list[str] | None, typer.Option("--files", help="Files the job needs (pattern, may be repeated).")]
-Env = Annotated[list[str] | None, typer.Option("--env", help="NAME=VALUE for the job (may be repeated).")]
-Again = Annotated[bool, typer.Option("--again", help="Submit although an identical job is still active.")]
-Command = Annotated[bool, typer.Option("--command", help="PROGRAM is a command of the machine, not a file.")]
-Program = Annotated[str, typer.Argument(metavar="PROGRAM", help="A .py or .ipynb file.")]
-Arguments = Annotated[list[str] | None, typer.Argument(metavar="[ARGS]...", help="Its arguments, after --.")]
 
 
 def make_client() -> GPUClient:
@@ -62,26 +46,18 @@ def make_client() -> GPUClient:
     return GPUClient()
 
 
-def _print(answer: BaseModel | Sequence[BaseModel], as_json: bool, view: Callable[[Lens], View]) -> None:
-    if as_json:
-        plain: Any = json_of(answer) if isinstance(answer, BaseModel) else [json_of(item) for item in answer]
-        sys.stdout.write(json.dumps(plain, indent=2) + "\n")
-    else:
-        show(view(Lens()), terminal())
-
-
 @app.command()
 def status(as_json: AsJson = False) -> None:
     """My GPUs, their use and cost, active jobs and accounts."""
     answer = make_client().status()
-    _print(answer, as_json, lambda lens: views.status(answer, lens))
+    print_answer(answer, as_json, lambda lens: views.status(answer, lens))
 
 
 @app.command()
 def gpus(account: Account = None, promo: Promo = None, as_json: AsJson = False) -> None:
     """GPU types with price, free devices and expected wait."""
     answer = make_client().options(account, promo)
-    _print(answer, as_json, lambda lens: views.offers(answer, lens))
+    print_answer(answer, as_json, lambda lens: views.offers(answer, lens))
 
 
 @app.command()
@@ -97,154 +73,90 @@ def quote(
     client = make_client()
     gpu_type = choose_gpu_type(gpu, client.options(account, promo).offers)
     answer = client.quote(gpu_type, count, time, account=account, promo_code=promo)
-    _print(answer, as_json, lambda lens: views.quote(answer, lens))
-
-
-def _submit(
-    client: GPUClient,
-    program: str,
-    arguments: list[str] | None,
-    *,
-    gpu: str | None,
-    count: int,
-    time: str,
-    env: list[str] | None,
-    files: list[str] | None,
-    command: bool,
-    account: str | None,
-    promo: str | None,
-    max_cost: str | None,
-    name: str | None,
-    again: bool,
-) -> Job:
-    environment = {}
-    for pair in env or []:
-        variable, equals, value = pair.partition("=")
-        if not variable or not equals:
-            raise InvalidRequest(f"--env {one_line(pair)!r} is not NAME=VALUE.")
-        environment[variable] = value
-    return client.submit(
-        [program] if command else program,
-        choose_gpu_type(gpu, client.options(account, promo).offers),
-        count,
-        time,
-        args=arguments or (),
-        files=files or (),
-        env=environment,
-        name=name,
-        account=account,
-        promo_code=promo,
-        max_cost=max_cost,
-        again=again,
-    )
+    print_answer(answer, as_json, lambda lens: views.quote(answer, lens))
 
 
 @app.command()
-def submit(
-    program: Program,
-    arguments: Arguments = None,
+def when(
     gpu: GpuType = None,
     count: Count = 1,
     time: Time = "1h",
+    by: By = None,
     max_cost: MaxCost = None,
     account: Account = None,
     promo: Promo = None,
-    name: JobName = None,
-    files: Files = None,
-    env: Env = None,
-    command: Command = False,
-    again: Again = False,
     as_json: AsJson = False,
 ) -> None:
-    """Send a program off as a GPU job and return at once."""
-    more = {"gpu": gpu, "count": count, "time": time, "env": env, "files": files, "command": command}
-    pay = {"account": account, "promo": promo, "max_cost": max_cost, "name": name, "again": again}
-    job = _submit(make_client(), program, arguments, **more, **pay).placed()  # type: ignore[arg-type]
-    _print(job.snapshot, as_json, lambda lens: views.job(job.snapshot, lens))
+    """When a job costs least: starts up to a deadline, what each costs and why."""
+    client = make_client()
+    gpu_type = choose_gpu_type(gpu, client.options(account, promo).offers)
+    answer = client.when(gpu_type, count, time, by=by, account=account, promo_code=promo, max_cost=max_cost)
+    print_answer(answer, as_json, lambda lens: start_views.start_plan(answer, lens))
 
 
-@app.command()
-def run(
-    program: Program,
-    arguments: Arguments = None,
-    gpu: GpuType = None,
-    count: Count = 1,
-    time: Time = "1h",
-    max_cost: MaxCost = None,
-    account: Account = None,
-    promo: Promo = None,
-    name: JobName = None,
-    files: Files = None,
-    env: Env = None,
-    command: Command = False,
-    again: Again = False,
-    as_json: AsJson = False,
-) -> None:
-    """Submit, print what the job prints, wait for its end. Ctrl-C once cancels it, twice leaves it to itself."""
-    more = {"gpu": gpu, "count": count, "time": time, "env": env, "files": files, "command": command}
-    pay = {"account": account, "promo": promo, "max_cost": max_cost, "name": name, "again": again}
-    job = _submit(make_client(), program, arguments, **more, **pay)  # type: ignore[arg-type]
-    _tell(f"job {job.id}")
-    if not job.follow_to_end(_writer(to_stderr=as_json), _tell):
-        raise KeyboardInterrupt
-    _print(job.snapshot, as_json, lambda lens: views.job(job.snapshot, lens))
-    job.raise_for_failure()
-
-
-def _tell(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
-
-
-def _writer(to_stderr: bool = False) -> Callable[[str], None]:
-    """Writes a job's text; with JSON asked for to stderr, so that stdout holds JSON only."""
-    stream = sys.stderr if to_stderr else sys.stdout
-
-    def write(text: str) -> None:
-        stream.write(text)
-        stream.flush()
-
-    return write
+cli_artifacts.add_to(app, lambda: make_client())
+add_to(app, lambda: make_client())  # looked up with each command, so that another client can be put in
 
 
 @app.command()
 def jobs(
     show_all: Annotated[bool, typer.Option("--all", help="Also jobs that have ended.")] = False,
     limit: Annotated[int, typer.Option("--limit", help="At most so many.", min=1)] = 20,
+    array: Annotated[str | None, typer.Option("--array", help="Only this array, job by job.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """My jobs, newest first."""
-    answer = [job.snapshot for job in make_client().jobs("all" if show_all else "active", limit)]
-    _print(answer, as_json, lambda lens: views.jobs(answer, lens))
+    """My jobs, newest first, an array in one row."""
+    client = make_client()
+    state: Literal["active", "all"] = "all" if show_all else "active"
+    if array is not None:
+        found = client.array(array).snapshot
+        print_answer(found, as_json, lambda lens: array_views.array(found, lens))
+    elif as_json:
+        print_answer([job.snapshot for job in client.jobs(state, limit)], as_json, lambda lens: views.jobs((), lens))
+    else:
+        answer = client.listed(state, limit)
+        print_answer(answer, as_json, lambda lens: array_views.listed(answer, lens))
 
 
 @app.command()
 def logs(
     job_id: JobId,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    only: Annotated[bool, typer.Option("--only", help="Of this attempt, though there is a later one.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What a job printed."""
+    """What a job printed: its latest attempt."""
     job = make_client().job(job_id)
+    if not only and job.snapshot.next_attempt is not None:
+        job.refresh()
+        tell(f"attempt {job.snapshot.attempt}: {job.id}")
     if as_json:
         if follow:
             job.wait()
-        sys.stdout.write(json.dumps({"id": job.id, "state": job.snapshot.state.value, "log": job.logs()}) + "\n")
+        log = job.logs(latest=not only)
+        sys.stdout.write(json.dumps({"id": job.id, "state": job.snapshot.state.value, "log": log}) + "\n")
         return
-    write = _writer()
-    for text in job.follow() if follow else [job.logs()]:
+    write = writer()
+    for text in job.follow(tell=tell) if follow else [job.logs(latest=not only)]:
         write(text)
 
 
 @app.command()
+def metrics(job_id: JobId, as_json: AsJson = False) -> None:
+    """The figures a job reports of itself: last and best values."""
+    answer = make_client().job_metrics(job_id)
+    print_answer(answer, as_json, lambda lens: run_views.metrics(job_id, answer, lens))
+
+
+@app.command()
 def cancel(
-    job_ids: Annotated[list[str], typer.Argument(help="Ids of the jobs.")],
+    job_ids: Annotated[list[str], typer.Argument(help="Ids of the jobs or arrays.")],
     as_json: AsJson = False,
 ) -> None:
-    """Cancel jobs; what they used until then is charged."""
+    """Cancel jobs or whole arrays; what they used until then is charged."""
     client = make_client()
-    answer = [client.cancel(job_id) for job_id in job_ids]
-    _print(answer, as_json, lambda lens: views.jobs(answer, lens))
+    answer = [cancel_one(client, job_id) for job_id in job_ids]
+    print_answer(answer, as_json, lambda lens: array_views.listed(answer, lens))
 
 
 @app.command()
@@ -257,7 +169,7 @@ def cost(
 ) -> None:
     """What I spent, grouped; the rows add up to the ledger."""
     answer = make_client().costs(since.astimezone(timezone.utc) if since else None, _one_of(GroupBy, "--by", by))
-    _print(answer, as_json, lambda lens: views.costs(answer, lens))
+    print_answer(answer, as_json, lambda lens: views.costs(answer, lens))
 
 
 @app.command()
@@ -273,7 +185,7 @@ def why(
             raise NotFound("You have no job yet.")
         job_id = newest[0].id
     answer = client.why(job_id)
-    _print(answer, as_json, lambda lens: views.why(answer, lens))
+    print_answer(answer, as_json, lambda lens: views.why(answer, lens))
 
 
 @app.command()
@@ -281,7 +193,7 @@ def promos(promo: Promo = None, as_json: AsJson = False) -> None:
     """Promotions: saving, whether they are for me, when they end."""
     client = make_client()
     answer = client.promotions(promo)
-    _print(answer, as_json, lambda lens: rule_views.promotions(answer, client.me().currency, lens))
+    print_answer(answer, as_json, lambda lens: rule_views.promotions(answer, client.me().currency, lens))
 
 
 @app.command()
@@ -289,7 +201,7 @@ def redeem(code: Annotated[str, typer.Argument(help="The code you were given.")]
     """Take my place in a promotion."""
     client = make_client()
     answer = client.redeem(code)
-    _print(answer, as_json, lambda lens: rule_views.redeemed(answer, client.me().currency, lens))
+    print_answer(answer, as_json, lambda lens: rule_views.redeemed(answer, client.me().currency, lens))
 
 
 @app.command()
@@ -297,7 +209,7 @@ def credit(account: Account = None, as_json: AsJson = False) -> None:
     """Credit given to my accounts: what is left of each grant, when it expires."""
     client = make_client()
     answer = client.grants(account)
-    _print(answer, as_json, lambda lens: rule_views.grants(answer, client.me().currency, lens))
+    print_answer(answer, as_json, lambda lens: rule_views.grants(answer, client.me().currency, lens))
 
 
 @app.command()
@@ -307,7 +219,7 @@ def asks(
 ) -> None:
     """Requests for more: mine, and those I may decide."""
     answer = make_client().asks(state)
-    _print(answer, as_json, lambda lens: rule_views.asks(answer, lens))
+    print_answer(answer, as_json, lambda lens: rule_views.asks(answer, lens))
 
 
 @app.command()
@@ -321,7 +233,7 @@ def ask(
     """Ask for more of a limit, or of credit."""
     client = make_client()
     answer = client.ask(asked_amount(amount, limit, account, client.quotas()), reason, quota_id=limit, account=account)
-    _print(answer, as_json, lambda lens: rule_views.asks([answer], lens))
+    print_answer(answer, as_json, lambda lens: rule_views.asks([answer], lens))
 
 
 @app.command()
@@ -329,7 +241,7 @@ def quota(as_json: AsJson = False) -> None:
     """My limits: used, reserved, left, when how much comes back."""
     client = make_client()
     answer = client.quotas()
-    _print(answer, as_json, lambda lens: rule_views.quotas(answer, client.me().currency, lens))
+    print_answer(answer, as_json, lambda lens: rule_views.quotas(answer, client.me().currency, lens))
 
 
 @app.command()
@@ -343,7 +255,7 @@ def notices(
     client = make_client()
     answer = client.notices(after, limit)
     if not follow:
-        _print(answer, as_json, lambda lens: notice_views.notices(answer, lens))
+        print_answer(answer, as_json, lambda lens: notice_views.notices(answer, lens))
         return
     for notice in chain(answer, client.events(answer[-1].id if answer else after)):
         line = json.dumps(json_of(notice)) if as_json else notice_views.notice_line(notice, Lens())
@@ -364,7 +276,7 @@ def receipt(
         sys.stdout.write(make_client().written_receipt(job_id, _one_of(Written, "--format", written)))
         return
     answer = make_client().receipt(job_id)
-    _print(answer, as_json, lambda lens: views.receipt(answer, lens))
+    print_answer(answer, as_json, lambda lens: views.receipt(answer, lens))
 
 
 def _one_of(choices: Any, option: str, value: str) -> Any:
@@ -382,7 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except FastGPUError as error:
-        _tell(f"fastgpu: {error}")
+        tell(f"fastgpu: {error}")
         code = FAILED if isinstance(error, Unavailable | JobFailed) else REFUSED
     except BrokenPipeError:
         # The reader went away (head, less); Python would complain once more while flushing at exit.
@@ -392,6 +304,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # typer brings its own copy of click, older ones import it: a mistyped line is known by this method only.
         if not hasattr(error, "format_message"):
             raise
-        _tell(f"fastgpu: {one_line(error.format_message()).rstrip('.')}. See fastgpu --help.")
+        tell(f"fastgpu: {one_line(error.format_message()).rstrip('.')}. See fastgpu --help.")
         code = REFUSED
     sys.exit(code if isinstance(code, int) else 0)

@@ -8,13 +8,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from fastgpu import answers, models, requests, rule_requests, streaming
+from fastgpu import answers, models, requests, streaming
 from fastgpu.connection import CONNECT_SECONDS, find_connection
+from fastgpu.deadlines import Moment
 from fastgpu.job import Job
+from fastgpu.job_array import JobArray
+from fastgpu.keeping import Around, Keeping
 from fastgpu.managing import Managing
-from fastgpu.requests import Call, GroupBy, Received, Written
+from fastgpu.planning import Planning
+from fastgpu.requests import Call, Received
+from fastgpu.standing import Standing
 from fastgpu.submission import (
     Amount,
     Script,
@@ -24,6 +29,7 @@ from fastgpu.submission import (
     make,
     seconds_of,
 )
+from fastgpu.together import Sweeping, Together, submit_array
 
 if TYPE_CHECKING:
     import httpx
@@ -31,7 +37,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class GPUClient(Managing):
+class GPUClient(Planning, Keeping, Sweeping, Standing, Managing):
     """FastGPU for Python programs: quotes, jobs, quotas, costs.
 
     ``url`` and ``token`` default to the environment, which a server started by the hub has set. Every method raises a
@@ -120,9 +126,39 @@ class GPUClient(Managing):
 
         return httpx.Timeout(call.timeout_seconds, connect=CONNECT_SECONDS)
 
+    def pause(self, seconds: float) -> None:
+        """Sleep as between two attempts."""
+        self._sleep(seconds)
+
+    def page(self, path: str) -> str:
+        """Address of one of the service's pages, for a browser."""
+        return self._connection.page(path)
+
     # ---------------------------------------------------------------- jobs
 
+    @overload
     def submit(
+        self,
+        script: Script,
+        gpu_type: str,
+        gpu_count: int = ...,
+        time_limit: str | int = ...,
+        *,
+        array: None = ...,
+        **options: Any,
+    ) -> Job: ...
+    @overload
+    def submit(
+        self,
+        script: Script,
+        gpu_type: str,
+        gpu_count: int = ...,
+        time_limit: str | int = ...,
+        *,
+        array: Mapping[str, Iterable[object]],
+        **options: Any,
+    ) -> JobArray: ...
+    def submit(  # type: ignore[misc]  # the options are named here only
         self,
         script: Script,
         gpu_type: str,
@@ -137,15 +173,41 @@ class GPUClient(Managing):
         promo_code: str | None = None,
         max_cost: Amount | None = None,
         again: bool = False,
+        start: Moment = "now",
+        by: Moment | None = None,
+        outputs: Sequence[str] = (),
+        sources: Mapping[str, str] | None = None,
+        python: str | None = None,
+        lock: str | None = None,
+        array: Mapping[str, Iterable[object]] | None = None,
+        max_running: int | None = None,
+        after: object = (),
+        retries: int = 0,
+        grace: int | None = None,
         idempotency_key: str | None = None,
-    ) -> Job:
+    ) -> Job | JobArray:
         """Send a program off as a GPU job and return its handle at once.
 
         ``script`` is a ``.py`` or ``.ipynb`` file, or a command as a list of words. It and the files that ``files``
         names (patterns relative to the current folder) are uploaded; nothing else is. ``time_limit`` is text such as
         ``"2h"`` or seconds; ``max_cost`` an amount in whole units (``"2.50"``), above which the job is refused.
+        ``start="cheapest"`` puts it off to the start that costs least and still ends ``by``; ``start`` may also be an
+        instant. Instants are aware datetimes, or text such as ``"Fri 18:00"`` in the service's time zone.
+
+        ``outputs`` are patterns of the files to keep after its end (``["results/*.csv", "model/"]``); ``sources`` maps
+        paths in the job's folder to addresses that the service fetches them from, also ``artifact:JOB/PATH`` for what
+        was kept of an earlier job. ``python`` names one of the service's environments; ``lock`` is a file with pinned
+        packages (requirements.txt, pylock.toml) to make one from.
+
+        ``array={"lr": [1e-3, 1e-4]}`` makes a job for each combination of values, at most ``max_running`` of them at
+        once, and returns a :class:`~fastgpu.job_array.JobArray`; ``{lr}`` in ``args`` becomes the value, and
+        :func:`fastgpu.parameters` gives all of them. ``after`` names jobs or arrays, by handle or id, that must have
+        succeeded before it starts. ``retries`` counts further attempts after a failure that is not the program's own;
+        ``grace`` are the seconds between the order to stop (SIGTERM) and the kill.
         """
-        kind, argv, uploads = gather(script, args, files, Path.cwd())
+        around = Around(outputs, sources or {}, python, lock)
+        timing = self.timing(start, by)
+        kind, argv, uploads = gather(script, args, (*files, *around.files), Path.cwd())
         request = job_request(
             kind,
             argv,
@@ -159,17 +221,33 @@ class GPUClient(Managing):
             max_cost=max_cost,
             env=env,
             again=again,
+            timing=timing,
+            around=around,
+            together=Together(array, max_running, after, retries, grace),
         )
+        if array is not None:
+            return self.submit_sweep(request, uploads, idempotency_key=idempotency_key)
         return self.submit_request(request, uploads, idempotency_key=idempotency_key)
 
     def submit_request(
         self, request: models.JobSubmit, uploads: Iterable[Upload] = (), *, idempotency_key: str | None = None
     ) -> Job:
         """Submit a prepared request after uploading those inputs that the service does not hold yet."""
+        self.upload(uploads)
+        return Job(self, self.send(requests.submit(request, idempotency_key)))
+
+    def submit_sweep(
+        self, request: models.JobSubmit, uploads: Iterable[Upload] = (), *, idempotency_key: str | None = None
+    ) -> JobArray:
+        """As :meth:`submit_request`, for a request with a sweep."""
+        self.upload(uploads)
+        return JobArray(self, self.send(submit_array(request, idempotency_key)))
+
+    def upload(self, uploads: Iterable[Upload]) -> None:
+        """Send those inputs that the service does not hold yet."""
         for upload in uploads:
             if not self.send(requests.has_blob(upload.sha256)):
                 self.send(requests.put_blob(upload.sha256, upload.source))
-        return Job(self, self.send(requests.submit(request, idempotency_key)))
 
     def job(self, job_id: str) -> Job:
         """Handle of a job by its id."""
@@ -191,17 +269,36 @@ class GPUClient(Managing):
         *,
         owner: str | None = None,
         account: str | None = None,
+        array: str | None = None,
     ) -> list[Job]:
-        """Jobs, newest first; ``owner`` and ``account`` are for teachers and administrators."""
-        return [Job(self, job) for job in self.send(requests.jobs(state, limit, owner, account))]
+        """Jobs, newest first, or those of an array; ``owner`` and ``account`` are for teachers and administrators."""
+        return [Job(self, job) for job in self.send(requests.jobs(state, limit, owner, account, array=array))]
 
     def cancel(self, job_id: str) -> models.Job:
         """Cancel a job; what it used until then is charged."""
         return self.send(requests.cancel(job_id))
 
-    def log_part(self, job_id: str, offset: int = 0, limit_bytes: int = requests.LOG_PART_BYTES) -> requests.LogPart:
-        """A piece of a job's log from byte ``offset`` on."""
-        return self.send(requests.log(job_id, offset, limit_bytes))
+    def log_part(
+        self,
+        job_id: str,
+        offset: int = 0,
+        limit_bytes: int = requests.LOG_PART_BYTES,
+        *,
+        wait_seconds: int | None = None,
+    ) -> requests.LogPart:
+        """A piece of a job's log from byte ``offset`` on.
+
+        With ``wait_seconds`` the answer comes once there is a byte or the job has ended, at the latest after that time.
+        """
+        return self.send(requests.log(job_id, offset, limit_bytes, wait_seconds))
+
+    def job_metrics(self, job_id: str) -> list[models.Metric]:
+        """The figures a job reports, each by step."""
+        return self.send(requests.metrics(job_id))
+
+    def job_run(self, job_id: str) -> models.Run:
+        """A job with the use of its GPUs, its figures and attempts: all that its result page shows."""
+        return self.send(requests.run(job_id))
 
     def job_files(self, job_id: str) -> list[models.JobFile]:
         """The files a job left behind."""
@@ -213,9 +310,12 @@ class GPUClient(Managing):
 
     def save_file(self, job_id: str, path: str, destination: Path) -> None:
         """Stream one file of a job to disk; ``destination`` appears only when whole."""
+        self.save(requests.file(job_id, path), destination)
+
+    def save(self, call: Call[bytes], destination: Path) -> None:
+        """Stream an answer to disk; ``destination`` appears only when whole."""
         import httpx
 
-        call = requests.file(job_id, path)
         unfinished = destination.with_name(destination.name + ".part")
         try:
             with self._http.stream(
@@ -273,57 +373,9 @@ class GPUClient(Managing):
         """My live leases."""
         return self.send(requests.leases())
 
-    def costs(self, since: datetime | None = None, by: GroupBy = "job") -> models.CostReport:
-        """Settled and running cost since an instant (with a zone), grouped by job, gpu, day or person."""
-        return self.send(rule_requests.costs(since, by))
-
-    def receipt(self, lease_id: str) -> models.Receipt:
-        """Every charge of a lease or job, each naming its rule."""
-        return self.send(requests.receipt(lease_id))
-
-    def written_receipt(self, lease_id: str, format: Written) -> str:
-        """A receipt as text, as a page, or as a table for a spreadsheet."""
-        return self.send(requests.written_receipt(lease_id, format))
-
     def why(self, lease_id: str) -> models.Why:
         """Why a job or lease is where it is, and how it came there."""
         return self.send(requests.why(lease_id))
-
-    def promotions(self, promo_code: str | None = None) -> list[models.Promotion]:
-        """Promotions I can see; with a code also the one it opens."""
-        return self.send(rule_requests.promotions(promo_code))
-
-    def redeem(
-        self, code: str | None = None, *, promotion_id: int | None = None, account: str | None = None
-    ) -> models.Redeemed:
-        """Take a place in a promotion, by its code or, where it needs none, by its id; ``account`` gets its credit."""
-        request = make(models.Redeem, code=code, promotion_id=promotion_id, account=account)
-        return self.send(rule_requests.redeem(request))
-
-    def grants(self, account: str | None = None) -> list[models.Grant]:
-        """Credit given to my accounts: what is left of each grant and when it expires."""
-        return self.send(rule_requests.grants(account))
-
-    def asks(self, state: str | None = None) -> list[models.Ask]:
-        """My requests for more, and those I may decide, newest first."""
-        return self.send(rule_requests.asks(state))
-
-    def ask(self, amount: int, reason: str, *, quota_id: int | None = None, account: str | None = None) -> models.Ask:
-        """Ask for more of a limit (in its metric's unit) or of an account's credit (micro-units)."""
-        request = make(models.AskSet, quota_id=quota_id, account=account, amount=amount, reason=reason)
-        return self.send(rule_requests.ask(request))
-
-    def withdraw(self, ask_id: int) -> models.Ask:
-        """Take a request for more back."""
-        return self.send(rule_requests.withdraw(ask_id))
-
-    def quotas(self) -> list[models.QuotaUse]:
-        """The limits that apply to me: used, reserved, left, when they reset."""
-        return self.send(rule_requests.quotas())
-
-    def prices(self) -> list[models.Price]:
-        """The price book."""
-        return self.send(rule_requests.prices())
 
     def notices(self, after: int | None = None, limit: int | None = None) -> list[models.Notice]:
         """News for me, oldest first: what ends soon, was stopped, changed its price, was answered."""

@@ -15,10 +15,15 @@ CONNECT_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Address of the service and the token to show it; the token never appears in a repr."""
+    """Address of the service and the token to show it; the token never appears in a repr.
+
+    ``public_hub_url`` is for a server that a hub started: where browsers find that hub, empty when it did not say;
+    None elsewhere.
+    """
 
     url: str
     token: str = field(repr=False)
+    public_hub_url: str | None = None
 
     @property
     def through_proxies(self) -> bool:
@@ -29,6 +34,18 @@ class Connection:
     def headers(self) -> dict[str, str]:
         """Headers of every call."""
         return {"Authorization": f"token {self.token}", "Accept": "application/json"}
+
+    def page(self, path: str) -> str:
+        """Address of one of the service's pages, for the browser of whoever reads it.
+
+        A server of the hub reaches the service at an address that browsers may not. There it is below the hub's public
+        address, or where the hub does not tell that, a path on the hub.
+        """
+        if self.public_hub_url is None:
+            return self.address(path)
+        public = urlsplit(self.public_hub_url)
+        host = f"{public.scheme}://{public.netloc}" if public.netloc else ""
+        return f"{host}{urlsplit(self.url).path}/{path}"
 
     def address(self, path: str) -> str:
         """The whole address of a path relative to the service."""
@@ -55,4 +72,5 @@ def find_connection(
             "There is no token to sign in to FastGPU with.",
             hint="Set FASTGPU_TOKEN to a token made on the hub's token page, or pass token=.",
         )
-    return Connection(service_url(address), secret.strip())
+    of_hub = env.get("JUPYTERHUB_PUBLIC_HUB_URL", "") if url is None and "JUPYTERHUB_USER" in env else None
+    return Connection(service_url(address), secret.strip(), of_hub)

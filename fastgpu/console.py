@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from fastgpu.formatting import format_utc
-from fastgpu.view import Bar, Cell, Table, View
+from fastgpu.view import Bar, Cell, Link, Table, View
 
 PIPED_WIDTH = 240
 BAR_WIDTH = 8
@@ -88,4 +88,6 @@ def _text(cell: Cell) -> Text:
     if isinstance(cell, Bar) and cell.fraction is not None:
         filled = round(min(1.0, max(0.0, cell.fraction)) * BAR_WIDTH)
         return Text(f"{'█' * filled}{'░' * (BAR_WIDTH - filled)} {cell.text}")
+    if isinstance(cell, Link):
+        return Text(cell.address)
     return Text(cell.text if isinstance(cell, Bar) else cell)

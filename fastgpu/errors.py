@@ -67,6 +67,12 @@ class NotFound(FastGPUError):
     code = "not_found"
 
 
+class Removed(FastGPUError):
+    """It was there and is not any more: files go some time after their job, or when somebody deletes them."""
+
+    code = "removed"
+
+
 class QuotaError(FastGPUError):
     """Refused by a quota or for lack of credit; ``explanation`` says used, reserved, left and when it frees up."""
 

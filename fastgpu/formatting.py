@@ -104,6 +104,23 @@ def format_bytes(size: int | None) -> str:
     return f"{_one_decimal(value / 1024)} TiB"
 
 
+_SIZE = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,9}))?\s*([KMGT]i?B|B|)", re.IGNORECASE | re.ASCII)
+
+
+def parse_bytes(text: str, unit: str = "B") -> int:
+    """Whole bytes of a written size: ``500MiB``, ``1.5 GiB``, ``2 TB``; a bare number is in ``unit``.
+
+    Raises ValueError naming the accepted forms.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"cannot read {text!r} as a size; write for example 500MiB, 20GiB or 1.5TB")
+    whole, fraction, named = match[1], match[2] or "", (match[3] or unit).upper()
+    power = " KMGT".index(named[0]) if named != "B" else 0
+    base: int = (1024 if "I" in named else 1000) ** power
+    return int(whole + fraction) * base // int(10 ** len(fraction))
+
+
 def _one_decimal(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 

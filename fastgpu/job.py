@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import pickle  # results of one's own jobs only: see Job.pull
 import time
@@ -14,24 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 from fastgpu import models
 from fastgpu.errors import Conflict, FastGPUError, JobFailed, NotAllowed, NotFound
+from fastgpu.following import Patience, follow
 from fastgpu.formatting import clean_text, format_fraction, format_money, one_line
-from fastgpu.requests import LONG_POLL_SECONDS
+from fastgpu.requests import LONG_POLL_SECONDS, LogPart
+from fastgpu.result_files import OUTPUT_FOLDER, OUTPUT_LIST, RESULT_NOTEBOOK
 
 if TYPE_CHECKING:
     from fastgpu.client import GPUClient
 
 FRESH_SECONDS = 1.0
 MOST_LOOKS, LOOK_SECONDS = 5, 0.05
-RESULT_NOTEBOOK = "result.ipynb"
-OUTPUT_FOLDER = "out"
-OUTPUT_LIST = "out/outputs.json"
 
 
 class Job:
     """A job you submitted.
 
     Properties tell the state as it was at most a second ago; ``wait()`` blocks until the end, ``result()`` and
-    ``pull('name')`` bring back what the job saved, ``logs()`` what it printed, ``download()`` its files.
+    ``pull('name')`` bring back what the job saved, ``logs()`` what it printed, ``download()`` its files. When it is
+    tried again after a failure that was not its own, the handle is that of the latest attempt.
     """
 
     def __init__(
@@ -47,10 +46,17 @@ class Job:
         self._seen = self._monotonic()
         return snapshot
 
+    def _latest(self, snapshot: models.Job) -> models.Job:
+        """Keep the latest attempt of what was answered."""
+        while snapshot.next_attempt is not None:
+            snapshot = self._client.get_job_status(snapshot.next_attempt)
+        return self._keep(snapshot)
+
     def __repr__(self) -> str:
         job = self._snapshot
+        again = f", attempt {job.attempt}" if job.attempt > 1 else ""
         done = "" if job.progress is None else f", {format_fraction(job.progress)}"
-        return f"<Job {job.id} {one_line(job.name)!r}: {job.state.value}{done}, {self._cost_of(job)}>"
+        return f"<Job {job.id} {one_line(job.name)!r}: {job.state.value}{again}{done}, {self._cost_of(job)}>"
 
     # ---------------------------------------------------------------- what it is
 
@@ -71,7 +77,7 @@ class Job:
 
     def refresh(self) -> models.Job:
         """Ask now and return the whole answer."""
-        return self._keep(self._client.get_job_status(self.id))
+        return self._latest(self._client.get_job_status(self.id))
 
     def placed(self) -> Job:
         """The job, as soon as it is known whether it starts or why it waits: moments after it was taken.
@@ -88,7 +94,8 @@ class Job:
 
     def _recent(self) -> models.Job:
         old = self._monotonic() - self._seen >= FRESH_SECONDS
-        return self.refresh() if old and not self._snapshot.state.final else self._snapshot
+        known = self._snapshot.state.final and self._snapshot.next_attempt is None
+        return self.refresh() if old and not known else self._snapshot
 
     @property
     def state(self) -> models.JobState:
@@ -116,7 +123,7 @@ class Job:
 
     @property
     def progress(self) -> float | None:
-        """0–1 as the job reports it through ``fastgpu.progress``; None when it does not."""
+        """0–1 as the job reports it through ``fastgpu.progress``, else as its last progress bar says; None without."""
         return self._recent().progress
 
     @property
@@ -127,18 +134,24 @@ class Job:
     # ---------------------------------------------------------------- following it
 
     def wait(self, timeout: float | None = None) -> Job:
-        """Block until the job has ended and return it. Raises TimeoutError after ``timeout`` seconds."""
+        """Block until its latest attempt has ended and return it. Raises TimeoutError after ``timeout`` seconds."""
         until = None if timeout is None else self._monotonic() + timeout
+        self._latest(self._snapshot)
         while not self._snapshot.state.final:
             left = LONG_POLL_SECONDS if until is None else until - self._monotonic()
             if left <= 0:
                 raise TimeoutError(f"job {self.id} is still {self._snapshot.state.value} after {timeout} s")
             seconds = max(1, min(LONG_POLL_SECONDS, int(left)))
-            self._keep(self._client.get_job_status(self.id, wait_seconds=seconds, state=self._snapshot.state))
+            self._latest(self._client.get_job_status(self.id, wait_seconds=seconds, state=self._snapshot.state))
         return self
 
-    def logs(self, tail_bytes: int | None = None) -> str:
-        """What it has printed so far, without terminal escape sequences; all of it, or about the last bytes."""
+    def logs(self, tail_bytes: int | None = None, *, latest: bool = True) -> str:
+        """What its latest attempt printed so far, without terminal escape sequences; all, or about the last bytes.
+
+        With ``latest=False`` what the attempt printed that the handle is of.
+        """
+        if latest:
+            self._recent()
         start = 0 if tail_bytes is None else max(0, self.refresh().log_bytes - tail_bytes)
         return clean_text(b"".join(self._log_parts(start)).decode("utf-8", "replace"))
 
@@ -150,26 +163,25 @@ class Job:
             if not part.data or offset >= part.size:
                 return
 
-    def follow(self, offset: int = 0, wait_seconds: int = 1) -> Iterator[str]:
-        """What it prints from byte ``offset`` on, as it comes, until it ends.
+    def follow(
+        self, offset: int = 0, wait_seconds: int = 1, tell: Callable[[str], object] | None = None
+    ) -> Iterator[str]:
+        """What it prints from byte ``offset`` on, as it comes, until it ends; then what its next attempt prints.
 
         At least every ``wait_seconds`` seconds there is a text, if only an empty one, so that a caller can look at
-        ``snapshot`` and show progress between two lines. ``log_offset`` tells where to go on after an interruption.
+        ``snapshot`` and show progress between two lines. While the service is away it is waited for, and ``tell`` is
+        told so; then it goes on where it was. ``log_offset`` tells where to go on after an interruption.
         """
-        # A piece may end within a character.
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.log_offset = offset
-        while True:
-            part = self._client.log_part(self.id, self.log_offset)
-            self.log_offset = part.next_offset
-            yield clean_text(decoder.decode(part.data))
-            if part.data:
-                continue
-            if part.state.final:
-                break
-            self._keep(self._client.get_job_status(self.id, wait_seconds=wait_seconds, state=part.state))
-        yield decoder.decode(b"", final=True)
-        self.refresh()
+        yield from follow(self, wait_seconds, Patience(self._client.pause, tell))
+
+    def log_part(self, attempt: str, offset: int, wait_seconds: int | None = None) -> LogPart:
+        """A piece of an attempt's output from a byte on; with ``wait_seconds`` once there is one, or after that."""
+        return self._client.log_part(attempt, offset, wait_seconds=wait_seconds)
+
+    def look(self) -> models.Job:
+        """The answer, asked for anew when the last one is a second old."""
+        return self._recent()
 
     def follow_to_end(
         self,
@@ -190,7 +202,7 @@ class Job:
                     with suppress(Conflict):  # it ended by itself meanwhile
                         self.cancel()
                     cancelled = True
-                for text in self.follow(self.log_offset):
+                for text in self.follow(self.log_offset, tell=tell):
                     if text:
                         write(text)
                     if tick:
@@ -210,6 +222,19 @@ class Job:
 
     # ---------------------------------------------------------------- what it left behind
 
+    def metrics(self) -> list[models.Metric]:
+        """The figures it reports by :func:`fastgpu.log_metric`: each with its values by step, its last and its best."""
+        return self._client.job_metrics(self.id)
+
+    def details(self) -> models.Run:
+        """All that its result page shows: use of its GPUs over the run, figures, attempts."""
+        return self._client.job_run(self.id)
+
+    @property
+    def page(self) -> str:
+        """Address of its result page; a path on the hub where the hub's own address is not known here."""
+        return self._client.page(f"jobs/{self.id}")
+
     def files(self) -> list[models.JobFile]:
         """The files it left behind."""
         return self._client.job_files(self.id)
@@ -222,6 +247,25 @@ class Job:
             target = root / _safe_path(path)
             target.parent.mkdir(parents=True, exist_ok=True)
             self._client.save_file(self.id, path, target)
+            saved.append(target)
+        return saved
+
+    def artifacts(self) -> list[models.Artifact]:
+        """The files that are kept of it, whatever becomes of its folder."""
+        return self._client.artifacts(self.id)
+
+    def download_artifact(self, path: str, folder: str | Path = ".") -> Path:
+        """Save one kept file under ``folder`` and return where it lies now."""
+        return self.download_artifacts(folder, [path])[0]
+
+    def download_artifacts(self, folder: str | Path = ".", paths: Sequence[str] | None = None) -> list[Path]:
+        """Save its kept files (all, or ``paths``) under ``folder`` and return where they lie now."""
+        root = Path(folder)
+        saved = []
+        for path in [file.path for file in self.artifacts()] if paths is None else paths:
+            target = root / _safe_path(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._client.save_artifact(self.id, path, target)
             saved.append(target)
         return saved
 

@@ -261,15 +261,17 @@ class QuotaScope(str, Enum):
 
 
 class QuotaMetric(str, Enum):
-    """What a quota counts. Its unit: GPUs, GPU-seconds, micro-units of money, or percent.
+    """What a quota counts. Its unit: GPUs, GPU-seconds, micro-units of money, percent, or bytes.
 
-    ``credit_share_percent``: what a member of a class holds of what is left of the class's credit.
+    ``credit_share_percent``: what a member of a class holds of what is left of the class's credit. ``artifact_bytes``:
+    what is kept of jobs in the artifact store.
     """
 
     concurrent_gpus = "concurrent_gpus"
     gpu_seconds = "gpu_seconds"
     spend_micros = "spend_micros"
     credit_share_percent = "credit_share_percent"
+    artifact_bytes = "artifact_bytes"
 
 
 QuotaWindow = Literal["day", "week", "month", "term", "rolling", "always"]
@@ -419,11 +421,11 @@ class Ask(Answer):
 
 class Notice(Answer):
     """News for a person: a workload is ending (30, 10, 2 minutes before), was stopped, a limit warns, a price changed,
-    a request was answered."""
+    a request was answered, outputs were not kept, a job may miss its deadline."""
 
     id: int
     at: AwareDatetime
-    kind: Literal["ending", "stopped", "soft_limit", "price_changed", "answered"]
+    kind: Literal["ending", "stopped", "soft_limit", "price_changed", "answered", "not_kept", "late"]
     explanation: Explanation
     workload_id: str | None = None
     ends_at: AwareDatetime | None = None
@@ -506,6 +508,65 @@ class Quote(Answer):
     quotas: tuple[QuotaUse, ...] = ()
     warnings: tuple[Explanation, ...] = ()
     simulated: bool = False
+
+
+class StartPlanRequest(Request):
+    """When should this run? ``by``: when it must have ended at the latest; None: it starts within a day.
+
+    ``max_cost_micros`` is the most that it may cost.
+    """
+
+    gpu_type: GpuTypeName
+    gpu_count: GpuCount = 1
+    duration_seconds: Seconds = 3600
+    account: AccountId | None = None
+    promo_code: PromoCode | None = None
+    max_cost_micros: Micros | None = None
+    by: AwareDatetime | None = None
+
+
+class StartOption(Answer):
+    """One start: when it would end, what it costs at most, what that saves against starting now (negative: it is
+    dearer), and ``why``: the rule that makes the difference.
+
+    ``allowed`` repeats the checks a submission makes. ``risk`` says what might make it miss the deadline.
+    """
+
+    starts_at: AwareDatetime
+    ends_at: AwareDatetime
+    cost_micros: int
+    saving_micros: int = 0
+    why: str = ""
+    allowed: bool = True
+    why_not: Explanation | None = None
+    risk: str = ""
+    now: bool = False
+    chosen: bool = False
+
+
+class StartPlan(Answer):
+    """Starts worth a look, ascending; the first is now, after the expected wait. At most one is ``chosen``: the
+    cheapest that is allowed and surely ends ``by``; of equals the earliest. ``explanation`` says why, or why none is.
+
+    ``time_zone`` is the service's, in which deadlines are read and windows written.
+    """
+
+    gpu_type: str
+    gpu_count: int
+    account: str
+    duration_seconds: int
+    by: AwareDatetime
+    options: tuple[StartOption, ...]
+    explanation: Explanation
+    wait_seconds: int | None = None
+    currency: str
+    time_zone: str
+    simulated: bool = False
+
+    @property
+    def chosen(self) -> StartOption | None:
+        """The start that a submission with ``start="cheapest"`` would take."""
+        return next((option for option in self.options if option.chosen), None)
 
 
 class Receipt(Answer):
@@ -747,8 +808,43 @@ class JobFile(Answer):
     size_bytes: int
 
 
+class Artifact(Answer):
+    """A file of a job that is kept in the artifact store, whatever becomes of the job's folder."""
+
+    job_id: str
+    path: str
+    size_bytes: int
+    kept_at: AwareDatetime
+
+
+class KeptFiles(Answer):
+    """What is kept of one job: how many files, their bytes, when the last of them was kept."""
+
+    job_id: str
+    job_name: str
+    files: int
+    size_bytes: int
+    kept_at: AwareDatetime
+
+
+class ArtifactsKeep(Request):
+    """Keep a job's outputs (again): those it was submitted with, or those that these patterns name."""
+
+    outputs: tuple[Annotated[str, Field(min_length=1, max_length=500)], ...] = Field(default=(), max_length=100)
+
+
 class Job(Answer):
-    """A job as it stands. ``progress`` is 0–1 as the job reports it, ``eta_end`` the best estimate of its end."""
+    """A job as it stands. ``progress`` is 0–1, ``eta_end`` the best estimate of its end.
+
+    ``progress_from`` is ``report`` where the job itself reports its progress, ``output`` where it is that of the last
+    progress bar in its output.
+
+    One of an array has ``array_id``, its place in it from 0 (``array_index``) and its ``parameters``. ``attempt``
+    counts from 1; ``retry_of`` is the first attempt's id, ``next_attempt`` that of the one which follows this one.
+    ``after`` are the jobs that must have succeeded before it starts, ``not_before`` when it starts at the earliest.
+    ``artifacts`` says whether its outputs are (being) kept and ``artifacts_note`` how many or why not;
+    ``files_removed_at`` is when its folder and log were removed by their age.
+    """
 
     id: str
     name: str
@@ -764,9 +860,14 @@ class Job(Answer):
     ended_at: AwareDatetime | None = None
     exit_code: int | None = None
     progress: float | None = None
+    progress_from: Literal["report", "output"] | None = None
     queue_place: int | None = None
     eta_start: AwareDatetime | None = None
+    eta_start_early: AwareDatetime | None = None
+    eta_start_late: AwareDatetime | None = None
     eta_end: AwareDatetime | None = None
+    eta_end_early: AwareDatetime | None = None
+    eta_end_late: AwareDatetime | None = None
     cost_micros: int = 0
     held_micros: int = 0
     rate_per_hour_micros: int = 0
@@ -776,8 +877,126 @@ class Job(Answer):
     ends_at: AwareDatetime | None = None
     ending: Explanation | None = None
     explanation: Explanation | None = None
+    array_id: str | None = None
+    array_index: int | None = None
+    parameters: dict[str, str] = {}
+    attempt: int = 1
+    retry_of: str | None = None
+    next_attempt: str | None = None
+    after: tuple[str, ...] = ()
+    not_before: AwareDatetime | None = None
     log_bytes: int = 0
+    artifacts: Literal["keeping", "kept", "failed"] | None = None
+    artifacts_note: Explanation | None = None
+    files_removed_at: AwareDatetime | None = None
     simulated: bool = False
+
+
+class ArrayJob(Answer):
+    """One job of an array: its latest attempt's id and state; ``cost_micros`` is that of all its attempts."""
+
+    id: str
+    index: int
+    parameters: dict[str, str] = {}
+    state: JobState
+    attempt: int = 1
+    exit_code: int | None = None
+    cost_micros: int = 0
+    held_micros: int = 0
+
+
+class JobArray(Answer):
+    """An array: one job for each combination of ``parameters``, the last name's values changing fastest.
+
+    ``counts`` says how many jobs are in which state (states that none is in are left out). ``max_running``: at most so
+    many run at once; None: no such limit.
+    """
+
+    id: str
+    name: str
+    owner: str
+    account: str
+    gpu_type: str
+    gpu_count: int
+    submitted_at: AwareDatetime
+    parameters: dict[str, tuple[str, ...]] = {}
+    max_running: int | None = None
+    size: int
+    counts: dict[JobState, int] = {}
+    cost_micros: int = 0
+    held_micros: int = 0
+    currency: str
+    simulated: bool = False
+    jobs: tuple[ArrayJob, ...] = ()
+
+    @property
+    def done(self) -> bool:
+        """True when every job has ended, one way or another."""
+        return all(state.final for state in self.counts)
+
+
+class MetricPoint(Answer):
+    """One reported figure. ``value`` is None where it was not a finite number: NaN or infinite."""
+
+    step: int
+    value: float | None
+    at: AwareDatetime | None = None
+
+
+class Metric(Answer):
+    """A figure that a job reports by :func:`fastgpu.log_metric`, by step; at most 500 points that show its course.
+
+    ``count`` is how many values were read, ``last`` the one reported last. ``best`` is ``lowest`` where the name says
+    that less is better, as that of a loss does, else ``highest``; None where no value was a finite number, or for what is
+    set, not reached, such as a learning rate.
+    """
+
+    name: str
+    count: int
+    last: MetricPoint
+    lowest: MetricPoint | None = None
+    highest: MetricPoint | None = None
+    best: MetricPoint | None = None
+    less_is_better: bool = False
+    points: tuple[MetricPoint, ...] = ()
+
+
+class RunUsePoint(Answer):
+    """The use of a run's GPUs in one stretch of it, from ``at`` on; None where no device told it."""
+
+    at: AwareDatetime
+    mean_percent: float | None = None
+    peak_percent: float | None = None
+    memory_peak_bytes: int | None = None
+
+
+class RunUse(Answer):
+    """The use of all GPUs of a run, as it was read every few seconds: utilisation in percent of all of them together.
+
+    Each point stands for ``every_seconds`` of the run.
+    """
+
+    mean_percent: float | None = None
+    peak_percent: float | None = None
+    memory_peak_bytes: int | None = None
+    memory_total_bytes: int | None = None
+    every_seconds: int
+    points: tuple[RunUsePoint, ...] = ()
+
+
+class Run(Answer):
+    """A job with what its result page shows: use, figures, attempts.
+
+    ``progress`` is also told of a run that has ended: what it reported last. ``attempts`` are all there were at the
+    same job, this one too, where there was more than one.
+    """
+
+    job: Job
+    argv: tuple[str, ...] = ()
+    progress: float | None = None
+    use: RunUse | None = None
+    metrics: tuple[Metric, ...] = ()
+    attempts: tuple[Job, ...] = ()
 
 
 class Status(Answer):

@@ -12,6 +12,8 @@ KINDS = {
     "ending": "ends soon",
     "stopped": "stopped",
     "soft_limit": "limit warning",
+    "not_kept": "outputs not kept",
+    "late": "may be late",
     "price_changed": "new price",
     "answered": "answer",
 }

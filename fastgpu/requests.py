@@ -117,7 +117,8 @@ def segment(text: str | int) -> str:
     return percent_encode(str(text), safe="")
 
 
-def _file_path(path: str) -> str:
+def file_path(path: str) -> str:
+    """A file's path as the rest of an address."""
     return "/".join(segment(part) for part in path.split("/"))
 
 
@@ -167,6 +168,11 @@ def quote(request: models.QuoteRequest, key: str | None = None) -> Call[models.Q
     return post_call("api/quotes", request, models.Quote, key)
 
 
+def start_plan(request: models.StartPlanRequest, key: str | None = None) -> Call[models.StartPlan]:
+    """When a request costs least."""
+    return post_call("api/start-plans", request, models.StartPlan, key)
+
+
 # ---------------------------------------------------------------- jobs
 
 
@@ -180,9 +186,15 @@ def jobs(
     limit: int | None = None,
     owner: str | None = None,
     account: str | None = None,
+    *,
+    array: str | None = None,
+    of_arrays: Literal["all", "one"] | None = None,
 ) -> Call[list[models.Job]]:
-    """Jobs, newest first; ``owner`` and ``account`` are for teachers and administrators."""
-    params = query(state=state, limit=limit, owner=owner, account=account)
+    """Jobs, newest first; ``owner`` and ``account`` are for teachers and administrators.
+
+    Only those of one ``array``, or only the newest ``of_arrays``.
+    """
+    params = query(state=state, limit=limit, owner=owner, account=account, array=array, of_arrays=of_arrays)
     return Call("GET", "api/jobs", many_of(models.Job), params=params)
 
 
@@ -196,15 +208,29 @@ def cancel(job_id: str, key: str | None = None) -> Call[models.Job]:
     return post_call(f"api/jobs/{segment(job_id)}/cancel", None, models.Job, key)
 
 
-def log(job_id: str, offset: int = 0, limit_bytes: int = LOG_PART_BYTES) -> Call[LogPart]:
-    """A piece of a job's log."""
+def log(
+    job_id: str, offset: int = 0, limit_bytes: int = LOG_PART_BYTES, wait_seconds: int | None = None
+) -> Call[LogPart]:
+    """A piece of a job's log; with ``wait_seconds`` answered once there is one, the job has ended, or after that."""
+    wait = None if wait_seconds is None else min(LONG_POLL_SECONDS, max(0, wait_seconds))
 
     def parse(received: Received) -> LogPart:
         size = int(received.headers.get("x-log-size", offset + len(received.content)))
         return LogPart(offset, received.content, size, models.JobState(received.headers["x-job-state"]))
 
-    params = query(offset=offset, limit_bytes=limit_bytes)
-    return Call("GET", f"api/jobs/{segment(job_id)}/log", parse, params=params)
+    params = query(offset=offset, limit_bytes=limit_bytes, wait_seconds=wait)
+    path, seconds = f"api/jobs/{segment(job_id)}/log", ANSWER_SECONDS + (wait or 0)
+    return Call("GET", path, parse, params=params, timeout_seconds=seconds)
+
+
+def metrics(job_id: str) -> Call[list[models.Metric]]:
+    """The figures a job reports."""
+    return Call("GET", f"api/jobs/{segment(job_id)}/metrics", many_of(models.Metric))
+
+
+def run(job_id: str) -> Call[models.Run]:
+    """A job with the use of its GPUs, its figures and attempts."""
+    return Call("GET", f"api/jobs/{segment(job_id)}/run", one_of(models.Run))
 
 
 def files(job_id: str) -> Call[list[models.JobFile]]:
@@ -214,7 +240,7 @@ def files(job_id: str) -> Call[list[models.JobFile]]:
 
 def file(job_id: str, path: str) -> Call[bytes]:
     """The bytes of one file a job left behind."""
-    return Call("GET", f"api/jobs/{segment(job_id)}/files/{_file_path(path)}", lambda received: received.content)
+    return Call("GET", f"api/jobs/{segment(job_id)}/files/{file_path(path)}", lambda received: received.content)
 
 
 def has_blob(sha256: str) -> Call[bool]:

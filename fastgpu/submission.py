@@ -16,8 +16,11 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from fastgpu import models
+from fastgpu.deadlines import AT_ONCE, Timing
 from fastgpu.errors import InvalidRequest
-from fastgpu.formatting import one_line, parse_money
+from fastgpu.formatting import one_line, parse_bytes, parse_money
+from fastgpu.keeping import NOTHING_AROUND, Around
+from fastgpu.together import ALONE, Together
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -70,8 +73,17 @@ def micros_of(amount: Amount | None) -> int | None:
         raise InvalidRequest(f"{error}.") from error
 
 
+def bytes_of(size: str) -> int:
+    """Bytes of a written size. Raises InvalidRequest."""
+    try:
+        return parse_bytes(size)
+    except ValueError as error:
+        raise InvalidRequest(f"{error}.") from error
+
+
 def asked_amount(text: str, quota_id: int | None, account: str | None, quotas: Iterable[models.QuotaUse]) -> int:
-    """How much more is asked for, in the limit's unit: GPUs, GPU-seconds of ``10h``, micro-units of ``2.50``.
+    """How much more is asked for, in the limit's unit: GPUs, GPU-seconds of ``10h``, bytes of ``5GiB``, micro-units of
+    ``2.50``.
 
     For an account it is credit. Raises InvalidRequest when neither or both are named, the limit is not among
     ``quotas``, or the text is not in its unit.
@@ -90,6 +102,8 @@ def asked_amount(text: str, quota_id: int | None, account: str | None, quotas: I
         return micros_of(text) or 0
     if metric is models.QuotaMetric.gpu_seconds:
         return seconds_of(text)
+    if metric is models.QuotaMetric.artifact_bytes:
+        return bytes_of(text)
     if not (text.isascii() and text.isdigit()):
         raise InvalidRequest(f"{text!r} is not a whole number, which more of this limit is asked for in.")
     return int(text)
@@ -176,6 +190,9 @@ def job_request(
     env: Mapping[str, str] | None = None,
     fingerprint: str | None = None,
     again: bool = False,
+    timing: Timing = AT_ONCE,
+    around: Around = NOTHING_AROUND,
+    together: Together = ALONE,
 ) -> models.JobSubmit:
     """The submission itself. Raises InvalidRequest on anything the service would refuse for its form."""
     return make(
@@ -193,6 +210,9 @@ def job_request(
         environment=dict(env or {}),
         fingerprint=fingerprint,
         again=again,
+        **timing.fields,
+        **around.fields,
+        **together.fields,
     )
 
 

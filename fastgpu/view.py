@@ -23,7 +23,15 @@ class Bar:
     text: str
 
 
-Cell = str | Bar
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An address that a rich screen may let people follow; elsewhere it is printed."""
+
+    address: str
+    text: str
+
+
+Cell = str | Bar | Link
 
 
 @dataclass(frozen=True, slots=True)

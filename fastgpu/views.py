@@ -24,7 +24,7 @@ from fastgpu.formatting import (
 )
 from fastgpu.notice_views import nearest_end
 from fastgpu.rule_views import account_table, quota_table
-from fastgpu.view import Bar, Cell, Lens, Table, View, explain, gpu_words
+from fastgpu.view import Bar, Cell, Lens, Link, Table, View, explain, gpu_words
 from fastgpu.words import price_words, step_words, wait_words
 
 # ---------------------------------------------------------------- status, GPUs
@@ -227,18 +227,7 @@ def jobs(answer: Sequence[models.Job], lens: Lens) -> View:
 
 
 def _job_table(answer: Sequence[models.Job], lens: Lens, caption: str) -> Table:
-    rows = tuple(
-        (
-            one_line(job.id),
-            one_line(job.name),
-            job_state(job),
-            gpu_words(job.gpu_type, job.gpu_count, job.simulated),
-            _progress(job),
-            _end(job, lens),
-            format_amount(job.cost_micros),
-        )
-        for job in answer
-    )
+    rows = tuple(job_row(job, lens) for job in answer)
     if answer:
         caption = f"{caption}, cost in" if caption else "Cost in"
         caption = f"{caption} {one_line(answer[0].currency)}"
@@ -246,14 +235,27 @@ def _job_table(answer: Sequence[models.Job], lens: Lens, caption: str) -> Table:
     return Table(columns, rows, frozenset({6}), caption)
 
 
+def job_row(job: models.Job, lens: Lens) -> tuple[Cell, ...]:
+    """A job in a list: id, name with its parameters, state, GPU, progress, end, cost."""
+    return (
+        one_line(job.id),
+        one_line(" ".join([job.name, *(f"{name}={value}" for name, value in job.parameters.items())])),
+        job_state(job),
+        gpu_words(job.gpu_type, job.gpu_count, job.simulated),
+        _progress(job),
+        _end(job, lens),
+        format_amount(job.cost_micros),
+    )
+
+
 def job_state(job: models.Job) -> str:
     """State in words, with the queue place or the exit code where there is one."""
     words = job.state.value.replace("_", " ")
     if job.state is models.JobState.queued and job.queue_place:
-        return f"{words}, place {job.queue_place}"
+        words = f"{words}, place {job.queue_place}"
     if job.state is models.JobState.failed and job.exit_code is not None:
-        return f"{words}, exit code {job.exit_code}"
-    return words
+        words = f"{words}, exit code {job.exit_code}"
+    return f"{words}, attempt {job.attempt}" if job.attempt > 1 else words
 
 
 def _progress(job: models.Job) -> Cell:
@@ -266,8 +268,8 @@ def _end(job: models.Job, lens: Lens) -> str:
     return f"about {lens.at(job.eta_end)}" if job.eta_end else NO_VALUE
 
 
-def job(answer: models.Job, lens: Lens) -> View:
-    """One job: state and reason, progress, GPUs, money."""
+def job(answer: models.Job, lens: Lens, page: str = "") -> View:
+    """One job: state and reason, progress, GPUs, money; and where its result page is."""
     money = (format_money if answer.state.final else format_amount)(answer.cost_micros, answer.currency)
     held = f", {format_amount(answer.held_micros, answer.currency)} reserved" if answer.held_micros else ""
     promotion = f", promotion {one_line(answer.promotion_name)}" if answer.promotion_name else ""
@@ -284,10 +286,21 @@ def job(answer: models.Job, lens: Lens) -> View:
         facts.append(("will be stopped", f"{lens.at(answer.ends_at)}: {explain(answer.ending, lens)}"))
     if not answer.state.final:
         facts.append(("rate", f"{format_rate(answer.rate_per_hour_micros, answer.currency)}{promotion}"))
+    if answer.array_id is not None:
+        values = ", ".join(f"{name}={value}" for name, value in answer.parameters.items())
+        facts.append(("array", one_line(f"{answer.array_id}: {values}")))
+    if answer.after and not answer.started_at:
+        facts.append(("after", one_line(", ".join(answer.after))))
+    if answer.retry_of is not None:
+        facts.append(("first attempt", one_line(answer.retry_of)))
+    if answer.next_attempt is not None:
+        facts.append(("next attempt", one_line(answer.next_attempt)))
     if answer.progress is not None:
         facts.insert(1, ("progress", _progress(answer)))
     if answer.explanation:
         facts.insert(1, ("why", explain(answer.explanation, lens)))
+    if page:
+        facts.append(("page", Link(page, "result page")))
     return View(f"Job {one_line(answer.id)} {one_line(answer.name)}", lens.now, tuple(facts))
 
 

@@ -7,7 +7,15 @@ from datetime import datetime, timezone
 from typing import Any
 
 from fastgpu import models
-from fastgpu.formatting import NO_VALUE, format_amount, format_duration, format_money, format_rate, one_line
+from fastgpu.formatting import (
+    NO_VALUE,
+    format_amount,
+    format_bytes,
+    format_duration,
+    format_money,
+    format_rate,
+    one_line,
+)
 
 
 def price_words(rate: models.Rate, currency: str) -> str:
@@ -38,9 +46,11 @@ def gpu_hours(seconds: int) -> str:
 
 
 def quota_words(metric: models.QuotaMetric, value: int, currency: str) -> str:
-    """A quota's number in its unit: ``2 GPUs``, ``18.83 GPU-h``, ``0.42 credits``."""
+    """A quota's number in its unit: ``2 GPUs``, ``18.83 GPU-h``, ``0.42 credits``, ``1.5 GiB``."""
     if metric is models.QuotaMetric.concurrent_gpus:
         return f"{value} GPU{'' if value == 1 else 's'}"
+    if metric is models.QuotaMetric.artifact_bytes:
+        return format_bytes(value)
     return gpu_hours(value) if metric is models.QuotaMetric.gpu_seconds else format_amount(value, currency)
 
 
@@ -56,6 +66,15 @@ def step_words(step: models.WhyStep, currency: str, at: Callable[[datetime], str
             held = detail.get("held_micros")
             reserved = f"; {format_money(held, currency)} reserved" if isinstance(held, int) else ""
             return one_line(f"Asked for {gpus}, charged to {detail.get('account')}{reserved}")
+        case "deferred" if detail.get("message"):
+            return one_line(str(detail["message"]))
+        case "replanned" if isinstance(start := detail.get("start_ms"), int):
+            cost = _instead(detail.get("cost_micros"), detail.get("before_micros"), currency)
+            return f"Planned anew: to start {_at(start, at)} for {cost}"
+        case "quote_kept":
+            return f"Priced again: {_instead(detail.get('held_micros'), detail.get('quoted_micros'), currency)} at most"
+        case "late" if isinstance(start := detail.get("start_ms"), int):
+            return f"Its owner was told that it may miss its deadline: it may only start {_at(start, at)}"
         case "granted":
             names = detail.get("gpus") or []
             return one_line(f"Got {len(names)} GPU{'' if len(names) == 1 else 's'}: {', '.join(map(str, names))}")
@@ -69,6 +88,8 @@ def step_words(step: models.WhyStep, currency: str, at: Callable[[datetime], str
             return f"The price changed; {format_money(held, currency)} reserved now"
         case "stopping" if detail.get("message"):
             return one_line(f"Being stopped: {detail['message']}")
+        case "retried":
+            return one_line(f"Is tried again: attempt {detail.get('attempt')}, {detail.get('next_attempt')}")
         case "ended":
             code = detail.get("exit_code")
             outcome = str(detail.get("outcome") or "released").replace("_", " ")
@@ -77,5 +98,33 @@ def step_words(step: models.WhyStep, currency: str, at: Callable[[datetime], str
     return one_line(f"{step.kind.replace('_', ' ')}{f': {shown}' if shown else ''}") or NO_VALUE
 
 
+def _at(ms: int, at: Callable[[datetime], str]) -> str:
+    return at(datetime.fromtimestamp(ms // 1000, timezone.utc))
+
+
+def _instead(micros: int | None, planned_micros: int | None, currency: str) -> str:
+    """An amount, and the planned one where that was another: ``0.40 instead of 0.48 credits``, ``0.48 credits``."""
+    planned = format_money(planned_micros or 0, currency)
+    return (
+        f"{planned}, as planned," if micros == planned_micros else f"{format_money(micros or 0)} instead of {planned}"
+    )
+
+
 def _plain(value: Any) -> str:
     return " ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+
+
+def array_words(array: models.JobArray) -> str:
+    """How far an array is: ``8 jobs: 3 succeeded, 2 running, 3 waiting``."""
+    waiting = {models.JobState.queued: "waiting", models.JobState.timed_out: "reached the time limit"}
+    parts = [
+        f"{array.counts[state]} {waiting.get(state, state.value)}" for state in _BY_NEWS if array.counts.get(state)
+    ]
+    return f"{array.size} job{'' if array.size == 1 else 's'}: {', '.join(parts)}"
+
+
+_BY_NEWS = (
+    *(models.JobState.succeeded, models.JobState.failed, models.JobState.timed_out, models.JobState.lost),
+    *(models.JobState.cancelled, models.JobState.stopping, models.JobState.running, models.JobState.starting),
+    models.JobState.queued,
+)

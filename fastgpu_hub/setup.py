@@ -30,7 +30,7 @@ CUSTOM_SCOPES: dict[str, dict[str, Any]] = {
     "custom:fastgpu:metrics": {"description": "Read FastGPU's Prometheus metrics"},
 }
 # Sections of the hub's configuration that are the service's business. Their traits reach it through FASTGPU_CONFIG.
-SERVICE_SECTIONS = ("FastGPUService", "LocalEngine")
+SERVICE_SECTIONS = ("FastGPUService", "LocalEngine", "JobFiles")
 
 _USE = ["custom:fastgpu:use", f"access:services!service={SERVICE}"]
 _SERVER_DEFAULT = ["users:activity!user", "access:servers!server"]

@@ -22,6 +22,9 @@ RUN_HELP = (
 )
 
 
+_KEPT_HELP = "Files to keep after its end, as artifacts."
+
+
 class ArgumentError(Exception):
     """The line cannot be understood; the message is one sentence."""
 
@@ -80,10 +83,25 @@ def names(text: str) -> list[str]:
     return found
 
 
+def pair(text: str) -> tuple[str, str]:
+    """``PATH=ADDRESS``. Raises argparse's error on anything else."""
+    path, equals, address = text.partition("=")
+    if not path or not equals or not address:
+        raise argparse.ArgumentTypeError(f"{one_line(text)!r} is not PATH=ADDRESS")
+    return path, address
+
+
 def positive(text: str) -> int:
     """A whole number of at least 1."""
     if not (text.isascii() and text.isdigit() and int(text) >= 1):
         raise argparse.ArgumentTypeError(f"{one_line(text)!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def whole(text: str) -> int:
+    """A whole number of at least 0."""
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{one_line(text)!r} is not a whole number")
     return int(text)
 
 
@@ -105,6 +123,15 @@ def _add_what(parser: Parser) -> None:
 def _quote() -> CommandLine:
     command = _line("quote", "What a job would cost, itemised, and whether it would be taken.", **_WHAT)
     _add_what(command.parser)
+    command.parser.add_argument("--by", metavar="WHEN", help="Also the cheapest start that ends by then.")
+    return command
+
+
+def _when() -> CommandLine:
+    command = _line("when", "When a job costs least: starts up to a deadline, what each costs and why.", **_WHAT)
+    _add_what(command.parser)
+    command.parser.add_argument("--by", metavar="WHEN", help='When it must have ended, for example "Fri 18:00".')
+    command.parser.add_argument("--max-cost", metavar="X", help="The most that it may cost, for example 2.50.")
     return command
 
 
@@ -122,7 +149,8 @@ def _promo() -> CommandLine:
 
 
 def _jobs() -> CommandLine:
-    command = _line("jobs", "My jobs, newest first.")
+    command = _line("jobs", "My jobs, newest first, an array in one row.")
+    command.parser.add_argument("--array", metavar="ID", help="Only this array, job by job.")
     command.parser.add_argument("--all", action="store_true", help="Also jobs that have ended.")
     command.parser.add_argument("--limit", type=positive, default=20, metavar="N", help="At most so many (20).")
     return command
@@ -135,8 +163,8 @@ def _logs() -> CommandLine:
 
 
 def _cancel() -> CommandLine:
-    command = _line("cancel", "Cancel jobs; what they used until then is charged.", words="job")
-    command.parser.add_argument("ids", nargs="+", metavar="ID", help="Ids of the jobs.")
+    command = _line("cancel", "Cancel jobs or arrays; what they used until then is charged.", words="job")
+    command.parser.add_argument("ids", nargs="+", metavar="ID", help="Ids of the jobs or arrays.")
     return command
 
 
@@ -153,18 +181,48 @@ def _with_job(name: str, description: str, optional: bool = False) -> CommandLin
     return command
 
 
+def _add_together(parser: Parser) -> None:
+    """Options that say what it has to do with other jobs, and of its attempts and stop."""
+    swept = "A job for each value, as variables of the cell (repeat for combinations)."
+    parser.add_argument("--array", action="append", default=[], metavar="NAME=A,B", help=swept)
+    parser.add_argument("--max-running", type=positive, metavar="N", help="Most jobs of the array at once.")
+    waits = "Job or array that must have succeeded before."
+    parser.add_argument("--after", action="append", default=[], metavar="ID", help=waits)
+    tries = "Attempts more after failures that are not its own (0)."
+    parser.add_argument("--retries", type=whole, default=0, metavar="N", help=tries)
+    parser.add_argument("--grace", type=whole, metavar="S", help="Seconds between the order to stop and the kill.")
+
+
 def _cell(name: str, description: str) -> CommandLine:
     parser = Parser(f"%%fastgpu {name}", description)
     _add_what(parser)
     parser.add_argument("--max-cost", metavar="X", help="Refuse the job if it could cost more, for example 2.50.")
+    parser.add_argument(
+        "--start", default="now", metavar="WHEN", help='now, cheapest, or an instant such as "Fri 20:00" (now).'
+    )
+    parser.add_argument("--by", metavar="WHEN", help='When it must have ended, for example "Fri 18:00".')
     parser.add_argument("--name", metavar="TEXT", help="The job's name.")
     parser.add_argument("--in", dest="inputs", type=names, default=[], metavar="A,B", help="Variables to send along.")
     parser.add_argument("--out", dest="outputs", type=names, default=[], metavar="M", help="Variables to bring back.")
     parser.add_argument("--files", action="append", default=[], metavar="GLOB", help="Files to send along.")
+    parser.add_argument("--out-file", dest="out_files", action="append", default=[], metavar="GLOB", help=_KEPT_HELP)
+    parser.add_argument(
+        "--source",
+        dest="sources",
+        type=pair,
+        action="append",
+        default=[],
+        metavar="PATH=ADDRESS",
+        help="An input to fetch, also artifact:JOB/PATH of what an earlier job kept.",
+    )
+    parser.add_argument("--python", metavar="NAME", help="Environment it runs in.")
+    parser.add_argument("--lock", metavar="FILE", help="File with pinned packages to make an environment from.")
+    _add_together(parser)
     parser.add_argument("--again", action="store_true", help="Submit although an identical cell is still active.")
     parser.add_argument("--dry-run", action="store_true", help="Show cost and what would be sent; submit nothing.")
     parser.add_argument("--json", action="store_true", help="Return plain data.")
-    return CommandLine(parser, {**{f"--{key}": kind for key, kind in _WHAT.items()}, "--in": "name"})
+    completes = {**{f"--{key}": kind for key, kind in _WHAT.items()}, "--in": "name", "--start": "start"}
+    return CommandLine(parser, completes)
 
 
 GROUPS = ("job", "gpu", "day", "person")
@@ -174,6 +232,7 @@ LINE_COMMANDS: dict[str, CommandLine] = {
     "status": _line("status", "My GPUs, their use and cost, active jobs and accounts."),
     "top": _line("top", "A live meter of my GPUs and what they cost."),
     "quote": _quote(),
+    "when": _when(),
     "promos": _promos(),
     "promo": _promo(),
     "quota": _line("quota", "My limits: used, reserved, left, when how much comes back."),
@@ -182,7 +241,8 @@ LINE_COMMANDS: dict[str, CommandLine] = {
     "cancel": _cancel(),
     "cost": _cost(),
     "why": _with_job("why", "Why a job is refused, waiting, charged or stopped.", optional=True),
-    "result": _with_job("result", "What a job brought back: notebook outputs and saved variables."),
+    "result": _with_job("result", "What a job brought back: figures, notebook outputs, saved variables."),
+    "metrics": _with_job("metrics", "The figures a job reports of itself: last and best values."),
     "receipt": _with_job("receipt", "Every charge of a job, each naming its rule."),
 }
 CELL_COMMANDS: dict[str, CommandLine] = {"submit": _cell("submit", SUBMIT_HELP), "run": _cell("run", RUN_HELP)}

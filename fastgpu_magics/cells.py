@@ -17,8 +17,9 @@ from typing import Any
 
 from IPython.core.inputtransformer2 import TransformerManager
 
+from fastgpu_magics.transfer import METADATA
+
 NOTEBOOK_NAME = "cell.ipynb"
-METADATA = "fastgpu"
 
 _PROVIDED = {
     *dir(builtins),
@@ -75,13 +76,14 @@ def names_of(cell: str) -> Names:
     return Names(tuple(sorted(free)), _binds_unseen(tree))
 
 
-def check_names(cell: str, inputs: Iterable[str], namespace: Mapping[str, Any]) -> None:
+def check_names(cell: str, inputs: Iterable[str], namespace: Mapping[str, Any], parameters: Iterable[str] = ()) -> None:
     """Refuse a cell that would fail for want of a name, before any money is held.
 
-    Raises CellError saying what to add. Names that code run by the cell may bind (a star import, a magic) pass.
+    Raises CellError saying what to add. Names that code run by the cell may bind (a star import, a magic) pass, as do
+    those of a sweep's ``parameters``.
     """
     names = names_of(cell)
-    missing = [name for name in names.free if name not in set(inputs)]
+    missing = [name for name in names.free if name not in {*inputs, *parameters}]
     known = [name for name in missing if name in namespace]
     if known:
         listed = ",".join([*inputs, *known])

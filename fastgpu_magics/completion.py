@@ -16,12 +16,14 @@ from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMa
 
 from fastgpu import models
 from fastgpu.client import GPUClient
+from fastgpu.deadlines import CHEAPEST
 from fastgpu.errors import FastGPUError
 from fastgpu.formatting import one_line
 from fastgpu_magics.arguments import CELL_COMMANDS, GROUPS, LINE_COMMANDS
 
 STALE_SECONDS = 60.0
 MATCHER_NAME = "fastgpu"
+_CHOICES = {"group": GROUPS, "start": ("now", CHEAPEST)}
 _LINE = re.compile(r"^\s*(?:[\w, ]+=\s*)?(%%?)fastgpu\s+(.*)$")
 
 
@@ -92,8 +94,8 @@ def candidates(text: str, is_cell: bool, known: Known, variables: Iterable[str])
     if typed.startswith("-"):
         return [option for option in command.parser.options if option not in words], typed
     kind = command.completes.get(words[-1], "") if words[-1].startswith("-") else command.completes.get("", "")
-    if words[-1] == "--by":
-        return list(GROUPS), typed
+    if kind in _CHOICES:
+        return list(_CHOICES[kind]), typed
     if kind == "name":
         # After a comma the next name begins.
         return sorted(name for name in variables if not name.startswith("_")), typed.rpartition(",")[2]

@@ -13,7 +13,7 @@ from html import escape
 from typing import Any
 
 from fastgpu.formatting import NO_VALUE, clean_text, format_utc
-from fastgpu.view import Bar, Cell, Table, View
+from fastgpu.view import Bar, Cell, Link, Table, View
 
 LEFT, RIGHT, WHOLE = "text-align:left;padding:.3em .6em", "text-align:right;padding:.3em .6em", ";white-space:nowrap"
 JOB_MIME = "application/vnd.fastgpu.job+json"
@@ -51,6 +51,8 @@ def _text_table(table: Table) -> Iterator[str]:
 
 
 def _words(cell: Cell) -> str:
+    if isinstance(cell, Link):
+        return cell.address
     return cell.text if isinstance(cell, Bar) else cell
 
 
@@ -87,6 +89,8 @@ def _html_cell(cell: Cell) -> str:
     if isinstance(cell, Bar) and cell.fraction is not None:
         value = round(min(1.0, max(0.0, cell.fraction)) * 100)
         return f'<progress max="100" value="{value}"></progress> {escape(cell.text)}'
+    if isinstance(cell, Link):
+        return f'<a href="{escape(cell.address)}" target="_blank" rel="noopener">{escape(cell.text)}</a>'
     return escape(_words(cell))
 
 

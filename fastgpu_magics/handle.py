@@ -11,13 +11,13 @@ from typing import Any
 
 from IPython.display import display, publish_display_data
 
-from fastgpu import models, views
+from fastgpu import models, run_views, views
 from fastgpu.errors import FastGPUError
 from fastgpu.formatting import format_amount, format_fraction, one_line
 from fastgpu.job import Job
 from fastgpu.models import json_of
-from fastgpu.view import Lens, View, explain, gpu_words
-from fastgpu_magics.display import JOB_MIME, Bundle, bundle_of, output_bundle, plain_outputs
+from fastgpu.view import Cell, Lens, Link, View, explain, gpu_words
+from fastgpu_magics.display import JOB_MIME, Bundle, bundle_of, output_bundle, plain_outputs, to_text
 
 QUIET_SECONDS = 2.0
 
@@ -39,7 +39,7 @@ class NotebookJob(Job):
         """The job for a person's eyes: as it is now, or as it was when the service last answered."""
         with suppress(FastGPUError):  # an old truth that names its instant is better than a traceback
             self._recent()
-        return views.job(self.snapshot, Lens(self._seen_at))
+        return views.job(self.snapshot, Lens(self._seen_at), self.page)
 
     @property
     def data(self) -> Any:
@@ -91,11 +91,13 @@ class Outputs(tuple[dict[str, Any], ...]):
 
 
 class Result:
-    """What a job brought back: its outputs, and its saved variables by name (``result['loss']`` loads one)."""
+    """What a job brought back: the figures it reported, its outputs, and its saved variables by name
+    (``result['loss']`` loads one)."""
 
     def __init__(self, job: NotebookJob) -> None:
         self.job = job
         self.names = job.output_names
+        self.run = job.details()
         self.outputs = job.outputs
 
     @property
@@ -105,6 +107,7 @@ class Result:
             "id": self.job.id,
             "state": self.job.snapshot.state.value,
             "names": list(self.names),
+            "metrics": {metric.name: json_of(metric.last) for metric in self.run.metrics},
             "outputs": list(self.outputs),
         }
 
@@ -118,11 +121,21 @@ class Result:
         pull = f"; saved {saved} (load one with .pull)" if saved else ""
         return f"Job {self.job.id} {views.job_state(self.job.snapshot)}{pull}"
 
+    @property
+    def view(self) -> View:
+        """What it told of itself, and where its page is."""
+        facts: list[tuple[str, Cell]] = [("cost", self.job.cost)]
+        if used := run_views.use_words(self.run.use):
+            facts.append(("use", used))
+        facts.append(("page", Link(self.job.page, "result page")))
+        tables = (run_views.metric_table(self.run.metrics),) if self.run.metrics else ()
+        return View(self.heading, datetime.now(timezone.utc), tuple(facts), tables)
+
     def __repr__(self) -> str:
-        return f"{self.heading}\n{self.outputs!r}".rstrip("\n")
+        return f"{to_text(self.view)}\n{self.outputs!r}".rstrip("\n")
 
     def _ipython_display_(self) -> None:
-        sys.stdout.write(f"{self.heading}\n")
+        publish_display_data(bundle_of(self.view))
         self.outputs.show()
 
 

@@ -11,20 +11,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 from pydantic import BaseModel
 
-from fastgpu import models, rule_views, views
+from fastgpu import array_views, models, rule_views, run_views, start_views, views
 from fastgpu.client import GPUClient
+from fastgpu.deadlines import CHEAPEST
 from fastgpu.errors import FastGPUError, InvalidRequest, NotFound
+from fastgpu.formatting import format_money
 from fastgpu.models import json_of
 from fastgpu.submission import choose_gpu_type
+from fastgpu.together import cancel_one
 from fastgpu.view import Lens, View
 from fastgpu_magics.arguments import CELL_COMMANDS, LINE_COMMANDS, ArgumentError, HelpRequested, read_line
+from fastgpu_magics.array_handle import NotebookJobArray
 from fastgpu_magics.cells import CellError
 from fastgpu_magics.completion import Known
 from fastgpu_magics.display import Shown, ShownLog
@@ -133,7 +137,20 @@ class FastGPUMagics(Magics):
 
     def _quote(self, options: argparse.Namespace) -> Shown:
         answer = self._quote_of(options)
-        return _shown(views.quote(answer, Lens()), answer)
+        view = views.quote(answer, Lens())
+        if options.by is None:
+            return _shown(view, answer)
+        plan = self._plan_of(options)
+        view = replace(view, notes=(*view.notes, start_views.cheapest(plan, Lens())))
+        return Shown(view, {**json_of(answer), "start_plan": json_of(plan)})
+
+    def _plan_of(self, options: argparse.Namespace, max_cost: str | None = None) -> models.StartPlan:
+        costs = {"account": options.account, "promo_code": options.promo, "max_cost": max_cost}
+        return self.client.when(self._gpu_type(options), options.count, options.time, by=options.by, **costs)
+
+    def _when(self, options: argparse.Namespace) -> Shown:
+        answer = self._plan_of(options, options.max_cost)
+        return _shown(start_views.start_plan(answer, Lens()), answer)
 
     def _promos(self, options: argparse.Namespace) -> Shown:
         answer = self.client.promotions(options.code)
@@ -148,9 +165,17 @@ class FastGPUMagics(Magics):
         return _shown(rule_views.quotas(answer, self.client.me().currency, Lens()), answer)
 
     def _jobs(self, options: argparse.Namespace) -> Shown:
-        answer = [job.snapshot for job in self.client.jobs("all" if options.all else "active", options.limit)]
-        self.known.learn(jobs=answer)
-        return _shown(views.jobs(answer, Lens()), answer)
+        state: Literal["active", "all"] = "all" if options.all else "active"
+        if options.array is not None:
+            array = self.client.array(options.array).snapshot
+            return _shown(array_views.array(array, Lens()), array)
+        if options.json:
+            jobs = [job.snapshot for job in self.client.jobs(state, options.limit)]
+            self.known.learn(jobs=jobs)
+            return _shown(views.jobs(jobs, Lens()), jobs)
+        answer = self.client.listed(state, options.limit)
+        self.known.learn(jobs=[job for job in answer if isinstance(job, models.Job)])
+        return _shown(array_views.listed(answer, Lens()), answer)
 
     def _job(self, job_id: str) -> NotebookJob:
         return NotebookJob.of(self.client.job(job_id))
@@ -158,7 +183,7 @@ class FastGPUMagics(Magics):
     def _logs(self, options: argparse.Namespace) -> ShownLog | None:
         job = self._job(options.id)
         if options.follow and not options.json:
-            for text in job.follow():
+            for text in job.follow(tell=_tell):
                 _write(text)
             return None
         if options.follow:
@@ -167,8 +192,8 @@ class FastGPUMagics(Magics):
         return ShownLog(job.id, text, shortened=job.snapshot.log_bytes > LOG_TAIL_BYTES)
 
     def _cancel(self, options: argparse.Namespace) -> Shown:
-        answer = [self.client.cancel(job_id) for job_id in options.ids]
-        return _shown(views.jobs(answer, Lens()), answer)
+        answer = [cancel_one(self.client, job_id) for job_id in options.ids]
+        return _shown(array_views.listed(answer, Lens()), answer)
 
     def _cost(self, options: argparse.Namespace) -> Shown:
         since = _instant(options.since) if options.since else None
@@ -190,6 +215,10 @@ class FastGPUMagics(Magics):
     def _result(self, options: argparse.Namespace) -> Result:
         return Result(self._job(options.id))
 
+    def _metrics(self, options: argparse.Namespace) -> Shown:
+        answer = self.client.job_metrics(options.id)
+        return _shown(run_views.metrics(options.id, answer, Lens()), answer)
+
     def _receipt(self, options: argparse.Namespace) -> Shown:
         answer = self.client.receipt(options.id)
         return _shown(views.receipt(answer, Lens()), answer)
@@ -200,7 +229,10 @@ class FastGPUMagics(Magics):
         prepared = prepare(cell, options, self._shell.user_ns, Path.cwd())
         if options.dry_run:
             return self._dry_run(prepared)
-        request = prepared.request(self._gpu_type(options))
+        timing = self.client.timing(options.start, options.by)
+        request = prepared.request(self._gpu_type(options), timing)
+        if prepared.jobs:
+            return self._run_array(name, request, prepared)
         job = NotebookJob.of(self.client.submit_request(request, prepared.uploads))
         self._last_refusal = None
         self.known.learn(jobs=[job.snapshot])
@@ -210,13 +242,29 @@ class FastGPUMagics(Magics):
             job.placed()
         return job
 
+    def _run_array(self, name: str, request: models.JobSubmit, prepared: Prepared) -> NotebookJobArray:
+        array = NotebookJobArray.of(self.client.submit_sweep(request, prepared.uploads))
+        self._last_refusal = None
+        if name == "run" and array.follow_to_end(_tell):
+            array.raise_for_failure()
+            for output in prepared.options.outputs:
+                self._shell.user_ns[output] = array.pull(output)
+        return array
+
     def _dry_run(self, prepared: Prepared) -> Shown:
         quote = self._quote_of(prepared.options)
         view = views.quote(quote, Lens())
+        notes: tuple[str, ...] = ()
+        if prepared.options.start == CHEAPEST:
+            notes = (start_views.cheapest(self._plan_of(prepared.options, prepared.options.max_cost), Lens()),)
+        if prepared.jobs:
+            most = format_money(prepared.jobs * quote.max_micros, quote.currency)
+            notes = (*notes, f"This is for one job; the array makes {prepared.jobs}, together at most {most}.")
         view = replace(
             view,
             title=f"Dry run, nothing was submitted. {view.title}",
             tables=(*view.tables, prepared.listing),
+            notes=(*view.notes, *notes),
         )
         files = {upload.path: upload.size_bytes for upload in prepared.uploads}
         return Shown(view, {"quote": json_of(quote), "variables": dict(prepared.inputs.sizes), "files": files})

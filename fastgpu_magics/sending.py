@@ -8,16 +8,20 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastgpu import models
+from fastgpu.deadlines import AT_ONCE, Timing
 from fastgpu.errors import InvalidRequest
 from fastgpu.formatting import format_bytes, one_line
-from fastgpu.job import OUTPUT_FOLDER, RESULT_NOTEBOOK
+from fastgpu.keeping import Around
+from fastgpu.result_files import OUTPUT_FOLDER, RESULT_NOTEBOOK
 from fastgpu.submission import Upload, job_request, upload_of_bytes, uploads_of_globs
+from fastgpu.together import Together, sweep_of
 from fastgpu.view import Table
 from fastgpu_magics.cells import NOTEBOOK_NAME, check_names, notebook_of
 from fastgpu_magics.transfer import INPUTS_NAME, Inputs, dump_inputs, python_minor
@@ -36,8 +40,8 @@ class Prepared:
     uploads: tuple[Upload, ...]
     inputs: Inputs
 
-    def request(self, gpu_type: str) -> models.JobSubmit:
-        """The submission on a GPU type. Raises InvalidRequest."""
+    def request(self, gpu_type: str, timing: Timing = AT_ONCE) -> models.JobSubmit:
+        """The submission on a GPU type, to start when ``timing`` says. Raises InvalidRequest."""
         options = self.options
         return job_request(
             "notebook",
@@ -52,7 +56,16 @@ class Prepared:
             max_cost=options.max_cost,
             fingerprint=self.fingerprint,
             again=options.again,
+            timing=timing,
+            around=around_of(options),
+            together=together_of(options),
         )
+
+    @property
+    def jobs(self) -> int:
+        """How many jobs it makes; 0 for one that is no array."""
+        swept = sweep_of("--array", self.options.array)
+        return math.prod(len(values) for values in swept.values()) if swept else 0
 
     @property
     def listing(self) -> Table:
@@ -73,9 +86,12 @@ def prepare(cell: str, options: argparse.Namespace, namespace: Mapping[str, Any]
     """
     if not cell.strip():
         raise InvalidRequest("the cell is empty.")
-    check_names(cell, options.inputs, namespace)
+    swept = sweep_of("--array", options.array) or {}
+    if both := sorted(set(swept) & set(options.inputs)):
+        raise InvalidRequest(f"{both[0]} is sent with --in and swept with --array.", hint="Rename one of them.")
+    check_names(cell, options.inputs, namespace, swept)
     inputs = dump_inputs(namespace, options.inputs) if options.inputs else Inputs(b"", ())
-    files = uploads_of_globs(options.files, folder)
+    files = uploads_of_globs([*options.files, *around_of(options).files], folder)
     for upload in files:
         if upload.path in _OURS or upload.path.split("/")[0] == OUTPUT_FOLDER:
             raise InvalidRequest(f"--files names {upload.path}, a name the job needs itself.", hint="Rename the file.")
@@ -83,6 +99,17 @@ def prepare(cell: str, options: argparse.Namespace, namespace: Mapping[str, Any]
     if options.inputs:
         uploads.append(upload_of_bytes(INPUTS_NAME, inputs.content))
     return Prepared(options, options.name or name_of(cell), fingerprint_of(cell, options), (*uploads, *files), inputs)
+
+
+def around_of(options: argparse.Namespace) -> Around:
+    """What is kept and fetched, and the environment."""
+    return Around(options.out_files, dict(options.sources), options.python, options.lock)
+
+
+def together_of(options: argparse.Namespace) -> Together:
+    """The sweep, what it waits for, its attempts and grace."""
+    swept = sweep_of("--array", options.array)
+    return Together(swept, options.max_running, options.after, options.retries, options.grace)
 
 
 def name_of(cell: str) -> str:

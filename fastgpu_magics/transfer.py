@@ -19,9 +19,10 @@ from typing import IO, Any
 import cloudpickle  # type: ignore[import-untyped]
 
 from fastgpu.formatting import format_bytes, one_line
-from fastgpu.job import OUTPUT_FOLDER, OUTPUT_LIST
+from fastgpu.result_files import OUTPUT_FOLDER, OUTPUT_LIST
 
 INPUTS_NAME = "inputs.pkl"
+METADATA = "fastgpu"  # where a job's notebook names what goes in and out
 INPUT_CAP_BYTES = 64 * 1024 * 1024
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -162,3 +163,27 @@ def real_hub(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     yield start
     for hub in running:
         hub.stop()
+
+
+def _make_wheel(folder: Path, name: str, version: str, code: str, **more: str) -> Path:
+    """A wheel with one module, made by hand."""
+    folder.mkdir(exist_ok=True)
+    info = f"{name}-{version}.dist-info"
+    files = {
+        f"{name}.py": code,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        **more,
+    }
+    record = "".join(f"{path},,\n" for path in (*files, f"{info}/RECORD"))
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for inner, text in {**files, f"{info}/RECORD": record}.items():
+            archive.writestr(inner, text)
+    return path
+
+
+@pytest.fixture
+def make_wheel() -> Callable[..., Path]:
+    """``make_wheel(folder, name, version, code, **more files)``: a wheel for pip, without a network or a build."""
+    return _make_wheel

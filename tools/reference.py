@@ -18,6 +18,7 @@ from typing import Any
 
 from traitlets import Bool, DefaultHandler, Dict, Enum, Float, HasTraits, Integer, List, TraitType, Unicode
 
+from fastgpu_hub.artifacts import JobFiles
 from fastgpu_hub.engines.local import LocalEngine
 from fastgpu_hub.service import openapi
 from fastgpu_hub.service.main import FastGPUService
@@ -36,6 +37,7 @@ NOTE = "<!-- Written by `make docs` from the code. Change the text there, then r
 # Where a class is configured, and what a reader should know before its traits.
 SECTIONS: tuple[tuple[type[HasTraits], str], ...] = (
     (FastGPUService, "In `jupyterhub_config.py`. JupyterHub starts the service; these reach it at each start."),
+    (JobFiles, "In `jupyterhub_config.py`. Read by the service, which keeps and fetches the jobs' files."),
     (LocalEngine, "In `jupyterhub_config.py`. Read by the service, which runs the jobs."),
     (FastGPUSpawnerMixin, "In `jupyterhub_config.py`. Holds for every spawner that is made with the mixin."),
     (FastGPULocalSpawner, "In `jupyterhub_config.py`. The spawner that `setup_fastgpu` sets unless told otherwise."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -10,13 +10,14 @@ from fastgpu_hub.broker import funds
 from fastgpu_hub.broker.idempotency import Refusal
 from fastgpu_hub.broker.ports.store import UnitOfWork
 from fastgpu_hub.broker.settings import Settings
-from fastgpu_hub.pricing import metering, promotions, quotas
+from fastgpu_hub.pricing import calendars, metering, promotions, quotas, starts
 from fastgpu_hub.pricing.explain import Refused
 from fastgpu_hub.pricing.metering import Line
 from fastgpu_hub.pricing.money import format_money
 from fastgpu_hub.pricing.pricebook import PriceBook
 from fastgpu_hub.pricing.promotions import NEW, NOTHING, Customer, Promotion, Standing
 from fastgpu_hub.pricing.quotas import Extra, Quota, QuotaState
+from fastgpu_hub.pricing.starts import Start
 from fastgpu_hub.pricing.timeline import RateCard
 
 CONCURRENT = "concurrent_gpus"
@@ -151,6 +152,44 @@ class Desired:
         except ValueError as error:
             raise Refusal(Refused("invalid_request", f"It cannot be priced: {error}.")) from None
 
+    def cuts(self, from_ms: int, until_ms: int) -> list[int]:
+        """Where lines within ``(from_ms, until_ms)`` are cut whatever their price: limits' windows, grants, days."""
+        found = {at_ms for at_ms in self._funds.edges if from_ms < at_ms < until_ms}
+        for quota in self._limits:
+            found.update(quotas.window_edges(quota, from_ms, until_ms))
+        return sorted(found.union(calendars.site_cuts(self._settings.time_zone, from_ms, until_ms)))
+
+    def starts(self, duration_ms: int, earliest_ms: int, latest_ms: int, also: Iterable[int] = ()) -> list[Start]:
+        """Starts from the earliest to the latest, ascending, among them the cheapest and those of ``also``.
+
+        Raises Refusal as :meth:`lines` does.
+        """
+        until_ms = latest_ms + duration_ms
+        self.lines(earliest_ms, until_ms)  # refuses what has no price somewhere
+        card, wish = rate_card(self._rules, self._settings.time_zone), self.wish
+        timeline = card.timeline(
+            *(wish.customer, wish.gpu_type, wish.gpu_count, earliest_ms, until_ms),
+            quotas=self._limits,
+            standings=self.standings,
+            cuts=self._funds.edges,
+        )
+        if timeline.starts_anywhere:
+            edges, price = timeline.edges, timeline.lines
+        else:
+            known = card.edges(wish.customer, wish.gpu_type, earliest_ms, until_ms, standings=self.standings)
+            edges, price = [*known, *self.cuts(earliest_ms, until_ms)], self.lines
+        edges = [*edges, *also, *self._comes_back(earliest_ms, latest_ms)]
+        return starts.priced(edges, duration_ms, earliest_ms, latest_ms, price)
+
+    def _comes_back(self, from_ms: int, until_ms: int) -> list[int]:
+        """When rolling limits give something back."""
+        states = (
+            self._state(quota, (from_ms - (quota.rolling_ms or 0), None))
+            for quota in self._limits
+            if quota.window == "rolling"
+        )
+        return [at_ms for state in states for at_ms, _ in state.comes_back if from_ms < at_ms < until_ms]
+
     def eligible(self, at_ms: int) -> list[Promotion]:
         """The promotions whose prices the customer gets at an instant."""
         return [
@@ -183,16 +222,27 @@ class Desired:
             )
         return self._funds.refusal(lines, currency)
 
+    def no_more_than(self, held: Sequence[Line], lines: Sequence[Line]) -> bool:
+        """Whether lines take of no limit, in none of its windows, and of no time's credit more than those held do."""
+        for limit in self._limits:
+            before = quotas.wanted_per_window(limit, held)
+            after = quotas.wanted_per_window(limit, lines)
+            if any(amount > before.get(window, 0) for window, amount in after.items()):
+                return False
+        both = zip(self._funds.wanted(lines), self._funds.wanted(held), strict=True)
+        return all(after_micros <= before_micros for after_micros, before_micros in both)
+
     def warnings(self, lines: Sequence[Line]) -> list[Refused]:
         """Which soft limits these lines would pass."""
         return [refused for quota, refused in self._over(lines) if quota.soft]
 
     def _over(self, lines: Sequence[Line]) -> Iterator[tuple[Quota, Refused]]:
         currency = self._settings.currency
+        begins_ms = min((line.from_ms for line in lines), default=self._now_ms)
         for limit in self._limits:
             for window, amount in quotas.wanted_per_window(limit, lines).items():
                 # What was given beyond a limit counts in the windows that begin while it holds.
-                at_ms = max(self._now_ms, window[0] or 0)
+                at_ms = max(self._now_ms, begins_ms, window[0] or 0)
                 quota = quotas.raised(limit, self._rules.extras, self.wish.customer, at_ms)
                 state = self._state(quota, window)
                 if amount > state.left and (refused := quotas.check(state, amount, currency=currency)):
@@ -204,7 +254,10 @@ class Desired:
             if quota.metric == CONCURRENT:  # how many run at once the scheduler counts; what never fits need not wait
                 self._states[key] = QuotaState(quota, 0, 0)
             else:
-                self._states[key] = window_state(self._uow, quota, self.wish.customer, window, self._now_ms)
+                # What runs later asks what a rolling limit has given back by then; all that is held counts in any case.
+                begins_ms = (window[0] or 0) + (quota.rolling_ms or 0)
+                at_ms = max(self._now_ms, begins_ms) if quota.window == "rolling" else self._now_ms
+                self._states[key] = window_state(self._uow, quota, self.wish.customer, window, at_ms)
         return self._states[key]
 
     def affordable(self, lines: tuple[Line, ...], from_ms: int) -> tuple[tuple[Line, ...], Refused | None]:
@@ -248,6 +301,8 @@ def state_now(
     """Any limit as it stands now."""
     if quota.metric == CONCURRENT:
         return QuotaState(quota, held_per_key.get(quotas.limit_key(quota, customer), 0), 0)
+    if quota.metric == quotas.ARTIFACT_BYTES:
+        return QuotaState(quota, uow.artifact_bytes(quotas.scope_of(quota, customer)), 0)
     window = quotas.window_at(quota, now_ms)
     return QuotaState(quota, 0, 0) if window is None else window_state(uow, quota, customer, window, now_ms)
 

@@ -23,6 +23,7 @@ from fastgpu_hub.pricing.credits import Grant
 from fastgpu_hub.pricing.explain import Explained, Refused
 from fastgpu_hub.pricing.money import format_money
 from fastgpu_hub.pricing.promotions import Customer
+from fastgpu_hub.pricing.quota_words import format_bytes
 from fastgpu_hub.pricing.quotas import Extra, Quota
 
 # By class that the caller runs: its members.
@@ -284,6 +285,8 @@ def _amount(seen: models.Ask, amount: int, currency: str) -> str:
         return format_money(amount, currency)
     if seen.metric is models.QuotaMetric.gpu_seconds:
         return f"{amount // 3600}.{amount % 3600 // 36:02d} GPU-hours"
+    if seen.metric is models.QuotaMetric.artifact_bytes:
+        return format_bytes(amount)
     return f"{amount} GPU{'s' * (amount != 1)}"
 
 

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Callable, Sequence
 
 from fastgpu import models
-from fastgpu_hub.broker import lifecycle, reports, rules, views
+from fastgpu_hub.broker import aftermath, lifecycle, reports, views
 from fastgpu_hub.broker.actors import Actor, can_be_stored, not_allowed, not_found
 from fastgpu_hub.broker.admission import Rules
-from fastgpu_hub.broker.desk import M
-from fastgpu_hub.broker.idempotency import IdempotencyClaim, Refusal
-from fastgpu_hub.broker.jobs_input import check_job_input
+from fastgpu_hub.broker.aftermath import Ended
+from fastgpu_hub.broker.archive import Archive
+from fastgpu_hub.broker.arrays import Arrays
+from fastgpu_hub.broker.idempotency import IdempotencyClaim
+from fastgpu_hub.broker.intake import Admitted
 from fastgpu_hub.broker.lifecycle import ACTIVE
 from fastgpu_hub.broker.news import Stream
-from fastgpu_hub.broker.office import Office
 from fastgpu_hub.broker.ports.records import Workload
 from fastgpu_hub.broker.ports.store import UnitOfWork
+from fastgpu_hub.broker.results import Results
 from fastgpu_hub.pricing.explain import Refused
 
 
-class Broker(Office):
+class Broker(Arrays, Results, Archive):
     """Coordinates: prices the wish, checks every quota, holds the money, queues, grants, follows, charges, explains.
 
     Refusals come back as ``Refused`` values; ``StoreUnavailable`` and ``HubUnavailable`` are raised.
@@ -53,95 +54,21 @@ class Broker(Office):
         await self.runtime.news.close()
 
     # ------------------------------------------------------------ jobs
-    async def submit_job(
-        self, actor: Actor, request: models.JobSubmit, *, key: IdempotencyClaim | None = None
-    ) -> models.Job | Refused:
-        """Admit a job and queue it."""
-        if actor.kind != "user":
-            return not_allowed("Only a person can submit jobs.")
-        state = self.runtime.view
-        refused = (
-            check_job_input(request.kind, request.argv, request.environment, [entry.path for entry in request.inputs])
-            or self._missing_blobs(request)
-            or reports.capacity_refusal(state, request.gpu_type, request.gpu_count)
-            or await self._try_code(actor.name, actor.classes, request.promo_code)
-        )
-        if refused:
-            return refused
-        admitted: list[tuple[Workload, Rules]] = []
-
-        def admit(uow: UnitOfWork) -> models.Job:
-            customer = self._customer(actor.name, actor.classes, request.account)
-            self._refuse_duplicate(uow, actor, request)
-            now_ms = self.clock.now_ms()
-            workload = Workload(
-                id=f"j-{secrets.token_hex(6)}",
-                kind="job",
-                owner=actor.name,
-                account=customer.account,
-                classes=actor.classes,
-                name=request.name,
-                gpu_type=request.gpu_type,
-                gpu_count=request.gpu_count,
-                state="queued",
-                requested_ms=now_ms,
-                time_limit_ms=request.time_limit_seconds * 1000,
-                promo_code=request.promo_code,
-                max_cost_micros=request.max_cost_micros,
-                spec=request.model_dump(mode="json"),
-                fingerprint=request.fingerprint,
-            )
-            lifecycle.request(uow, workload, now_ms, self.settings)
-            admitted.append((workload, Rules.load(uow)))
-            return views.job(uow, workload, self._live(), uow.promotion_names())
-
-        answer = await self._write(actor, key, models.Job, admit)
-        return await self._queued(answer, admitted, self._job_view)
-
-    async def _queued(
-        self, answer: M | Refused, admitted: list[tuple[Workload, Rules]], view: Callable[[UnitOfWork, Workload], M]
-    ) -> M | Refused:
-        """After the commit: hand an admitted workload to the scheduler and answer with its place in the queue.
-
-        When that was done by an earlier call with the same key, its answer stands; what the scheduler missed because
-        that call was not answered, the reconciler makes good.
-        """
-        if isinstance(answer, Refused) or not admitted:
-            return answer
-        workload = admitted[0][0]
-        self.runtime.arrived(*admitted[0])
-        return await self.store.read(lambda uow: view(uow, uow.workload(workload.id) or workload))
-
-    def _missing_blobs(self, request: models.JobSubmit) -> Refused | None:
-        missing = [entry.path for entry in request.inputs if not self.engine.has_blob(entry.sha256)]
-        if not missing:
-            return None
-        return Refused(
-            "invalid_request",
-            f"The bytes of {missing[0]!r} were not uploaded.",
-            {"missing": len(missing)},
-            instead="PUT each input to api/blobs/{sha256} before submitting the job.",
-        )
-
-    @staticmethod
-    def _refuse_duplicate(uow: UnitOfWork, actor: Actor, request: models.JobSubmit) -> None:
-        if request.fingerprint is None or request.again:
-            return
-        same = uow.workloads(owner=actor.name, kind="job", states=ACTIVE, fingerprint=request.fingerprint, limit=1)
-        if same:
-            raise Refusal(
-                Refused(
-                    "duplicate",
-                    f"The same job is already {same[0].state}: {same[0].id}.",
-                    {"job_id": same[0].id},
-                    instead="Wait for it, cancel it, or submit with --again (again=True) to run it twice.",
-                )
-            )
-
     async def jobs(
-        self, actor: Actor, active: bool = False, limit: int = 50, owner: str | None = None, account: str | None = None
+        self,
+        actor: Actor,
+        active: bool = False,
+        limit: int = 50,
+        owner: str | None = None,
+        account: str | None = None,
+        *,
+        array: str | None = None,
+        one_of_array: bool = False,
     ) -> list[models.Job] | Refused:
-        """The caller's jobs, newest first; those of a managed account for its teacher, anybody's for administrators."""
+        """The caller's jobs, newest first; those of a managed account for its teacher, anybody's for administrators.
+
+        Only those of one ``array``; or of each array the newest only (``one_of_array``).
+        """
         foreign = owner not in (None, actor.name) and not (actor.admin or (account and actor.manages(account)))
         if foreign or not can_be_stored(owner or ""):
             return not_found("person", owner or "")
@@ -150,20 +77,25 @@ class Broker(Office):
         ):
             return not_found("account", account)
         whose = owner or (None if account and actor.manages(account) else actor.name)
+        whose = None if array else whose  # whoever sees an array sees its jobs
 
         def look(uow: UnitOfWork) -> list[models.Job]:
+            if array is not None:
+                self._visible_array(uow, actor, array)
             found = uow.workloads(
                 kind="job",
                 owner=whose,
                 account=account,
                 states=ACTIVE if active else None,
+                array_id=array,
+                one_of_array=one_of_array,
                 newest_first=True,
                 limit=limit,
             )
             live, names = self._live(found), uow.promotion_names()
             return [views.job(uow, workload, live, names) for workload in found]
 
-        return await self.store.read(look)
+        return await self._read(look)
 
     async def job(self, actor: Actor, job_id: str) -> models.Job | Refused:
         """One job."""
@@ -172,59 +104,21 @@ class Broker(Office):
     async def cancel_job(
         self, actor: Actor, job_id: str, *, key: IdempotencyClaim | None = None
     ) -> models.Job | Refused:
-        """Cancel: at once while it waits, else by stopping it. By its owner, its class's teacher, an administrator."""
-        stop: list[Workload] = []
+        """Cancel: at once while it waits, else by stopping it. By its owner, its class's teacher, an administrator.
+
+        Of a job that was tried again, the latest attempt is.
+        """
+        ended: list[Ended] = []
 
         def cancel(uow: UnitOfWork) -> models.Job:
-            workload = self._visible(uow, actor, job_id, "job")
-            by = "you" if workload.owner == actor.name else actor.name
-            reason = Refused("cancelled", f"Cancelled by {by}.")
-            now_ms = self.clock.now_ms()
-            if workload.state == "queued":
-                lifecycle.finish(uow, job_id, now_ms, "cancelled", self.settings, reason=reason)
-                if workload.owner != actor.name:
-                    lifecycle.tell(uow, workload, now_ms, "stopped", reason)
-            elif workload.state in ("granted", "running"):
-                lifecycle.order_stop(uow, job_id, now_ms, reason, own_wish=workload.owner == actor.name)
-            if workload.state != "ended" and workload.owner != actor.name:
-                rules.audit_stop(uow, actor, workload, now_ms)
-            stop.append(uow.workload(job_id) or workload)
-            return self._job_view(uow, stop[0])
+            job = self._visible(uow, actor, job_id, "job")
+            ended[:] = [aftermath.cancel(uow, actor, job, self.clock.now_ms(), self.settings)]
+            return self._job_view(uow, ended[0].job or job)
 
         answer = await self._write(actor, key, models.Job, cancel)
-        if stop and not isinstance(answer, Refused):
-            self.runtime.news.told(stop[0].owner)
-            self.runtime.stopped(stop[0])
+        if not isinstance(answer, Refused):
+            self._cancelled(ended)
         return answer
-
-    async def job_log(
-        self, actor: Actor, job_id: str, offset: int, limit_bytes: int
-    ) -> tuple[bytes, int, str] | Refused:
-        """Bytes of the job's output from an offset, its whole size, the job's state."""
-        job = await self.job(actor, job_id)
-        if isinstance(job, Refused):
-            return job
-
-        def read() -> tuple[bytes, int]:
-            return self.engine.read_log(job_id, offset, limit_bytes), self.engine.log_size(job_id)
-
-        return *await asyncio.to_thread(read), job.state.value
-
-    async def job_files(self, actor: Actor, job_id: str) -> list[models.JobFile] | Refused:
-        """Files in the job's directory."""
-        job = await self.job(actor, job_id)
-        if isinstance(job, Refused):
-            return job
-        found = await asyncio.to_thread(self.engine.files, job_id)
-        return [models.JobFile(path=entry.path, size_bytes=entry.size_bytes) for entry in found]
-
-    async def job_file(self, actor: Actor, job_id: str, path: str) -> bytes | Refused:
-        """Bytes of one file."""
-        job = await self.job(actor, job_id)
-        if isinstance(job, Refused):
-            return job
-        content = await asyncio.to_thread(self.engine.read_file, job_id, path)
-        return content if content is not None else not_found("file", path)
 
     async def put_blob(self, actor: Actor, sha256: str, chunks: Sequence[bytes]) -> Refused | None:
         """Keep bytes under their hash until a job names them."""
@@ -264,11 +158,11 @@ class Broker(Office):
             return person
         name, classes = person
         refused = reports.capacity_refusal(
-            self.runtime.view, request.gpu_type, request.gpu_count
+            self.runtime.state.inventory, request.gpu_type, request.gpu_count
         ) or await self._try_code(name, classes, request.promo_code)
         if refused:
             return refused
-        admitted: list[tuple[Workload, Rules]] = []
+        admitted: list[Admitted] = []
 
         def admit(uow: UnitOfWork) -> models.Lease:
             customer, now_ms = self._customer(name, classes, request.account), self.clock.now_ms()
@@ -288,7 +182,7 @@ class Broker(Office):
                 promo_code=request.promo_code,
             )
             lifecycle.request(uow, workload, now_ms, self.settings)
-            admitted.append((workload, Rules.load(uow)))
+            admitted[:] = [Admitted(workload, Rules.load(uow))]
             return views.lease(uow, workload, self._live(), uow.promotion_names())
 
         answer = await self._write(actor, key, models.Lease, admit)

@@ -12,18 +12,20 @@ from weakref import WeakValueDictionary
 from pydantic import BaseModel
 
 from fastgpu import models
-from fastgpu_hub.broker import promotion_rules, reports, rule_views, views
+from fastgpu_hub.broker import price_views, promotion_rules, reports, rule_views, views
 from fastgpu_hub.broker.actors import Actor, accounts_of, can_be_stored, not_allowed, not_found
 from fastgpu_hub.broker.admission import Rules, Wish
 from fastgpu_hub.broker.guesses import Guesses
 from fastgpu_hub.broker.held import GpusHeld, gpus_held
 from fastgpu_hub.broker.idempotency import IdempotencyClaim, Refusal, once
 from fastgpu_hub.broker.lifecycle import ACTIVE, LIVE
+from fastgpu_hub.broker.ports.files import FileStore
 from fastgpu_hub.broker.ports.records import Workload
 from fastgpu_hub.broker.ports.store import Store, UnitOfWork
 from fastgpu_hub.broker.ports.world import Clock, Engine, GpuDevice, GpuProbe, HubApi
 from fastgpu_hub.broker.rights import Rights
 from fastgpu_hub.broker.rules import own_customer
+from fastgpu_hub.broker.run_keeper import progress_of
 from fastgpu_hub.broker.runtime import Runtime
 from fastgpu_hub.broker.settings import Settings
 from fastgpu_hub.broker.views import Live
@@ -31,7 +33,6 @@ from fastgpu_hub.broker.watch import Checked
 from fastgpu_hub.pricing.explain import Refused
 from fastgpu_hub.pricing.ledger import REVENUE, balances
 from fastgpu_hub.pricing.promotions import Customer
-from fastgpu_hub.scheduling.overview import Overview, overview
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -43,16 +44,21 @@ class Desk:
     """The broker's information desk: what people look at."""
 
     def __init__(
-        self, store: Store, engine: Engine, probe: GpuProbe, hub: HubApi, clock: Clock, settings: Settings | None = None
+        self,
+        store: Store,
+        engine: Engine,
+        probe: GpuProbe,
+        hub: HubApi,
+        clock: Clock,
+        settings: Settings | None = None,
+        files: FileStore | None = None,
     ) -> None:
         self.settings = settings or Settings()
         self.store, self.engine, self.hub, self.clock = store, engine, hub, clock
-        self._known_queue: Overview | None = None
-        self._known_held: GpusHeld | None = None
         self.guesses = Guesses()
         self._rights = Rights()
         self._trying: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self.runtime = Runtime(store, engine, probe, hub, clock, self.settings)
+        self.runtime = Runtime(store, engine, probe, hub, clock, self.settings, files)
 
     # ------------------------------------------------------------ helpers
     async def _read(self, work: Callable[[UnitOfWork], T]) -> T | Refused:
@@ -70,40 +76,32 @@ class Desk:
         except Refusal as error:
             return error.refused
 
-    def _queue(self) -> Overview:
-        """The queue as it stands, at most a second old; worked out once, however many look."""
-        state, now_ms, known = self.runtime.view, self.clock.now_ms(), self._known_queue
-        if known is None or known.state is not state or now_ms - known.at_ms >= 1000:
-            known = self._known_queue = overview(state, self.runtime.ends_ms, now_ms)
-        return known
-
     def _live(self, workloads: Sequence[Workload] = ()) -> Live:
         """What stands in no table, for the views of these workloads."""
         running = [w.id for w in workloads if w.kind == "job" and w.state in ("running", "stopping")]
-        progress = {job_id: self.engine.progress(job_id) for job_id in running}
-        queue = self._queue() if any(w.state == "queued" for w in workloads) else None
+        told = {job_id: progress_of(self.engine, job_id) for job_id in running}
+        queue = self.runtime.view if workloads else None
         return Live(
             self.clock.now_ms(),
             self.settings.currency,
             self.runtime.gpus.devices,
             queue.places if queue else {},
             queue.reasons if queue else {},
-            queue.starts_ms if queue else {},
-            {job_id: value for job_id, value in progress.items() if value is not None},
+            queue.starts if queue else {},
+            queue.runs if queue else {},
+            {job_id: value for job_id, value in told.items() if value is not None},
             {w.id: self.engine.log_size(w.id) for w in workloads if w.kind == "job"},
             self._gpus_held(),
+            self.settings.time_zone,
         )
 
     def _gpus_held(self) -> GpusHeld:
-        """GPUs held under each limit; when they come back is at most a second old."""
-        state, now_ms, known = self.runtime.view, self.clock.now_ms(), self._known_held
-        if known is None or known.state is not state or now_ms - known.at_ms >= 1000:
-            known = self._known_held = gpus_held(state, self.runtime.ends_ms, now_ms)
-        return known
+        """GPUs held under each limit, and when they come back at the latest."""
+        return gpus_held(self.runtime.view, self.runtime.ends_ms)
 
     def _wait_ms(self, gpu_type: str) -> int | None:
         """How long one more GPU of a type would be waited for at most; None when that is unknown."""
-        start_ms = self._queue().next_ms.get(gpu_type)
+        start_ms = self.runtime.view.next_ms.get(gpu_type)
         return None if start_ms is None else max(0, start_ms - self.clock.now_ms())
 
     def _job_view(self, uow: UnitOfWork, workload: Workload) -> models.Job:
@@ -218,7 +216,7 @@ class Desk:
 
         def look(uow: UnitOfWork) -> models.Options:
             customer, live = self._customer(name, classes, account), self._live()
-            book, state = Rules.load(uow), self.runtime.view
+            book, inventory = Rules.load(uow), self.runtime.view.inventory
 
             return models.Options(
                 user=name,
@@ -228,13 +226,13 @@ class Desk:
                         uow,
                         book,
                         Wish(customer, gpu_type, 1, code),
-                        state,
+                        inventory,
                         reports.type_info(self.runtime.gpus.devices.values(), gpu_type),
                         self._wait_ms(gpu_type),
                         live,
                         self.settings,
                     )
-                    for gpu_type in state.inventory.gpu_types()
+                    for gpu_type in inventory.gpu_types()
                 ),
                 accounts=tuple(rule_views.account(uow, each, live.now_ms) for each in accounts_of(name, classes)),
                 quotas=self._quotas(uow, name, classes, live.now_ms),
@@ -258,8 +256,9 @@ class Desk:
             info = reports.type_info(self.runtime.gpus.devices.values(), request.gpu_type)
             duration_ms = request.duration_seconds * 1000
             wait_ms = self._wait_ms(request.gpu_type)
-            state = self.runtime.view
-            return reports.quote(uow, wish, from_ms, duration_ms, state, info.simulated, wait_ms, live, self.settings)
+            inventory = self.runtime.view.inventory
+            simulated = info.simulated
+            return reports.quote(uow, wish, from_ms, duration_ms, inventory, simulated, wait_ms, live, self.settings)
 
         found = await self._read(look)
         if wrong is None or isinstance(found, Refused) or not found.allowed:
@@ -278,14 +277,14 @@ class Desk:
     def _receipt(self, uow: UnitOfWork, workload: Workload) -> models.Receipt:
         booked = uow.transfers(workload_id=workload.id)
         revenue = balances(booked).get(REVENUE, 0)
-        return views.receipt(workload, booked, revenue, uow.promotion_names(), self.settings.currency)
+        return price_views.receipt(workload, booked, revenue, uow.promotion_names(), self.settings.currency)
 
     async def why(self, actor: Actor, workload_id: str) -> models.Why | Refused:
         """Why a job or lease is where it is, and how it came there."""
 
         def look(uow: UnitOfWork) -> models.Why:
             workload = self._visible(uow, actor, workload_id)
-            return views.why(workload, uow.events(workload_id), self._live([workload]))
+            return views.why(uow, workload, self._live([workload]))
 
         return await self._read(look)
 
@@ -356,16 +355,16 @@ class Desk:
 
     async def metrics_snapshot(self) -> dict[str, float]:
         """Gauges for the metrics page."""
-        state = self.runtime.view
+        inventory = self.runtime.view.inventory
         active, holds = await self.store.read(lambda uow: (uow.workloads(states=ACTIVE), uow.open_holds()))
-        leased = len(state.inventory.holder)
-        fenced = len(set(state.inventory.fenced) - set(state.inventory.holder))
+        leased = len(inventory.holder)
+        fenced = len(set(inventory.fenced) - set(inventory.holder))
         return {
             "workloads_queued": sum(1 for w in active if w.state == "queued"),
             "workloads_live": sum(1 for w in active if w.state in LIVE),
             "gpus_leased": leased,
             "gpus_fenced": fenced,
-            "gpus_free": len(state.inventory.devices) - leased - fenced,
+            "gpus_free": len(inventory.devices) - leased - fenced,
             "held_micros": sum(line.amount_micros for hold in holds for line in hold.lines),
             **self.runtime.watch.gauges(),
         }

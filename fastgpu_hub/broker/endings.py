@@ -1,11 +1,13 @@
-"""When a running workload will be stopped, as far as that is known. Pure."""
+"""When a running workload will be stopped, as far as that is known, and whether it started when planned. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from fastgpu_hub.broker.ports.records import Hold, Workload
+from fastgpu_hub.broker.settings import MINUTE_MS
 from fastgpu_hub.pricing.explain import Explained, Refused
+from fastgpu_hub.pricing.windows import day_and_time
 
 TIME_LIMIT = Refused("time_limit", "The time it was asked for is over.", instead="Ask for a longer time next time.")
 
@@ -24,3 +26,14 @@ def used_up(refused: Refused) -> Refused:
     else:
         what = "A limit is used up." if refused.code.startswith("quota_") else "Its funding cannot be extended."
     return replace(refused, message=f"{what} {refused.message}")
+
+
+def started_words(workload: Workload, time_zone: str) -> str:
+    """That a job started when that was planned, or how much later; empty when it was to start at once."""
+    planned_ms, started_ms = workload.not_before_ms, workload.billed_from_ms
+    if planned_ms is None or started_ms is None or workload.quoted_micros is None or workload.attempt > 1:
+        return ""
+    at, late_ms = day_and_time(planned_ms, time_zone), started_ms - planned_ms
+    if late_ms < MINUTE_MS:
+        return f"Started {at} as planned."
+    return f"Started {late_ms // MINUTE_MS} min after {at}, the planned start: no sooner did it get its GPUs."

@@ -8,6 +8,7 @@ from fastgpu_hub.broker import promotion_rules
 from fastgpu_hub.broker.admission import Desired, Rules, Wish
 from fastgpu_hub.broker.endings import ending_of, used_up
 from fastgpu_hub.broker.lifecycle import LIVE, desired, held_by, note, settle, tell, until_of, wish_of
+from fastgpu_hub.broker.orders import grace_ms
 from fastgpu_hub.broker.ports.records import Hold, Workload
 from fastgpu_hub.broker.ports.store import UnitOfWork
 from fastgpu_hub.broker.settings import MINUTE_MS, Settings
@@ -15,6 +16,7 @@ from fastgpu_hub.pricing import metering
 from fastgpu_hub.pricing.explain import Explained, Refused
 from fastgpu_hub.pricing.metering import Line
 from fastgpu_hub.pricing.money import format_money
+from fastgpu_hub.pricing.quote import never_dearer
 
 WARN_MINUTES = (30, 10, 2)
 
@@ -140,7 +142,7 @@ def _approach_end(
     ends, told = ending_of(workload, hold), False
     if ends is not None and (workload.kind == "server" or workload.ending is not None):
         ends_ms, reason = ends
-        stop_ms = ends_ms - int(settings.stop_grace_seconds * 1000)
+        stop_ms = ends_ms - grace_ms(workload, settings)
         if now_ms >= stop_ms:
             stop = Refused(reason.code, reason.message, reason.numbers, reason.frees_at_ms, reason.instead)
             return Look(None, stop)
@@ -176,7 +178,8 @@ def follow(uow: UnitOfWork, workload_id: str, now_ms: int, settings: Settings) -
 
     What was charged stays as it is. When the new price cannot be held for as long as the old one, the hold ends
     sooner, and the workload with it: announced, then stopped in order. When it cannot be held at all, the terms that it
-    was granted with stay. What is not dearer than what is held already needs no leave.
+    was granted with stay. What is not dearer than what is held already needs no leave. What runs at a quoted price
+    follows to lower prices only.
     """
     workload = uow.workload(workload_id)
     hold = uow.open_hold(workload_id)
@@ -190,13 +193,14 @@ def follow(uow: UnitOfWork, workload_id: str, now_ms: int, settings: Settings) -
     if settings.follow_list_prices:
         known = {promotion.id: promotion for promotion in uow.promotion_versions()}
         lines = metering.follow(lines, rules.book, known, workload.gpu_type, 0)
-    if lines == hold.lines:
+    kept_quote = workload.quoted_micros is not None and not never_dearer(lines, hold.lines)
+    if lines == hold.lines or kept_quote:
         if renamed:
             uow.save_hold(hold)
         return False
     uow.save_hold(replace(hold, lines=()))
     kept, refused = lines, None
-    if not _never_dearer(lines, hold.lines):
+    if not never_dearer(lines, hold.lines):
         nothing = replace(hold, lines=())
         wanted = Desired(uow, rules, _within_max_cost(uow, workload, nothing), now_ms, settings)
         kept, refused = wanted.affordable(lines, min(line.from_ms for line in lines))
@@ -247,17 +251,6 @@ def _under_new_promotions(
     starts = tuple(line for line in after if line.unit == metering.START)
     ahead = desired(uow, workload, now_ms, settings).lines(from_ms, until_of(after, now_ms), starts=False)
     return before + starts + ahead
-
-
-def _never_dearer(lines: tuple[Line, ...], held: tuple[Line, ...]) -> bool:
-    """Whether the lines cost no more than those held up to any instant, in money and in GPU time."""
-    for at_ms in sorted({line.until_ms for line in (*lines, *held)}):
-        now, before = metering.charge(lines, at_ms)[0], metering.charge(held, at_ms)[0]
-        if metering.total_micros(now) > metering.total_micros(before):
-            return False
-        if metering.gpu_ms(now) > metering.gpu_ms(before):
-            return False
-    return True
 
 
 def _outdated(rules: Rules, lines: tuple[Line, ...]) -> bool:

@@ -48,9 +48,9 @@ class Funds:
             ]
         return self._taken
 
-    def burn(self, lines: Sequence[Line] = ()) -> Burned:
-        """What is left of each grant when these lines are spent too."""
-        wanted = [
+    def wanted(self, lines: Sequence[Line]) -> list[int]:
+        """What these lines cost, by the time they pay for: between the instants at which grants begin and expire."""
+        return [
             sum(
                 line.amount_micros
                 for line in lines
@@ -58,7 +58,10 @@ class Funds:
             )
             for from_ms, until_ms in self._buckets()
         ]
-        both = zip(self.taken, wanted, strict=True)
+
+    def burn(self, lines: Sequence[Line] = ()) -> Burned:
+        """What is left of each grant when these lines are spent too."""
+        both = zip(self.taken, self.wanted(lines), strict=True)
         return credits.burn(self.grants, [Spent(taken.from_ms, taken.amount_micros + more) for taken, more in both])
 
     def balance(self) -> Balance:

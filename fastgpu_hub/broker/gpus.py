@@ -39,7 +39,7 @@ class Gpus:
         if devices != self.devices:
             self.devices = devices
             known = tuple(Device(d.uuid, d.gpu_type, d.node, d.index) for d in devices.values())
-            self._runtime.feed(scheduler.Discovered(known))
+            self._runtime.feed(scheduler.Discovered(known, self._runtime.clock.now_ms()))
 
     async def sample(self, max_age_ms: int = 1500, *, patience_seconds: float | None = None) -> dict[str, GpuSample]:
         """Readings of all devices, at most ``max_age_ms`` old; calls at the same time share one reading.
@@ -64,18 +64,19 @@ class Gpus:
             live: list[Workload] = []
             if any(device.simulated for device in self.devices.values()):
                 live = await self._runtime.store.read(lambda uow: uow.workloads(states=LIVE))
-            holders = dict(self._runtime.state.inventory.holder)
+            holders = self._runtime.state.inventory.holder
             try:
                 self.samples = await asyncio.to_thread(self._ask, holders, live)
             except Exception:
                 log.exception("the GPUs could not be read")
                 return
+            self._runtime.runs.seen(holders, self.samples)
             for uuid, sample in self.samples.items():
                 fenced = self._runtime.state.inventory.fenced.get(uuid)
                 if sample.lost and fenced is None:
-                    self._runtime.feed(scheduler.Fenced(uuid, "lost"))
+                    self._runtime.feed(scheduler.Fenced(uuid, "lost", self._runtime.clock.now_ms()))
                 elif not sample.lost and fenced == "lost":
-                    self._runtime.feed(scheduler.Unfenced(uuid))
+                    self._runtime.feed(scheduler.Unfenced(uuid, self._runtime.clock.now_ms()))
         finally:
             self._read_at = asyncio.get_running_loop().time()
             self._reading = None

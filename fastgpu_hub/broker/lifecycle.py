@@ -21,6 +21,7 @@ from fastgpu_hub.pricing.ledger import charge_transfers
 from fastgpu_hub.pricing.metering import Line
 from fastgpu_hub.pricing.money import format_money
 from fastgpu_hub.pricing.promotions import Customer
+from fastgpu_hub.pricing.quote import no_dearer_than_quoted
 
 LIVE = ("granted", "running", "stopping")
 ACTIVE = ("queued", *LIVE)
@@ -59,11 +60,26 @@ def desired(uow: UnitOfWork, workload: Workload, now_ms: int, settings: Settings
     return Desired(uow, Rules.load(uow), wish_of(workload), now_ms, settings)
 
 
-def _span(wanted: Desired, workload: Workload, from_ms: int, settings: Settings) -> tuple[Line, ...]:
-    """Lines to hold from an instant on: the time limit, or what can be paid of the horizon. Raises Refusal."""
+def _span(
+    wanted: Desired,
+    workload: Workload,
+    from_ms: int,
+    settings: Settings,
+    held: tuple[Line, ...] = (),
+    *,
+    granted: bool = False,
+) -> tuple[Line, ...]:
+    """Lines to hold from an instant on: the time limit, or what can be paid of the horizon. Raises Refusal.
+
+    What was quoted for a planned start, and is ``held`` since, is never exceeded, whenever it runs. One that was
+    ``granted`` what it holds needs no leave again for what is no more than that.
+    """
     if workload.time_limit_ms is not None:
-        lines = wanted.lines(from_ms, from_ms + workload.time_limit_ms)
-        if refused := wanted.refusal(lines):
+        until_ms = from_ms + workload.time_limit_ms
+        lines = wanted.lines(from_ms, until_ms)
+        if workload.quoted_micros is not None and held:
+            lines = no_dearer_than_quoted(lines, held, wanted.cuts(from_ms, until_ms))
+        if not (granted and wanted.no_more_than(held, lines)) and (refused := wanted.refusal(lines)):
             raise Refusal(refused)
         return lines
     lines, refused = wanted.affordable(wanted.lines(from_ms, from_ms + settings.server_horizon_ms), from_ms)
@@ -80,10 +96,11 @@ def until_of(lines: tuple[Line, ...], default_ms: int) -> int:
 def request(uow: UnitOfWork, workload: Workload, now_ms: int, settings: Settings) -> Workload:
     """Admit a request: price it, check every quota and the credit, hold the money, queue it.
 
-    Raises Refusal with the first thing that forbids it; then nothing is written.
+    One that starts later is priced and held for the time in which it will run. Raises Refusal with the first thing that
+    forbids it; then nothing is written.
     """
     wanted = desired(uow, workload, now_ms, settings)
-    lines = _span(wanted, workload, now_ms, settings)
+    lines = _span(wanted, workload, max(now_ms, workload.not_before_ms or now_ms), settings)
     uow.add_workload(workload)
     uow.add_hold(_hold_of(workload, lines, now_ms))
     promotion_rules.take_places(uow, workload, lines, now_ms)
@@ -99,6 +116,8 @@ def request(uow: UnitOfWork, workload: Workload, now_ms: int, settings: Settings
         account=workload.account,
         held_micros=metering.total_micros(lines),
     )
+    if workload.quoted_micros is not None and workload.explanation is not None:
+        note(uow, workload.id, now_ms, "deferred", message=workload.explanation.message)
     return workload
 
 
@@ -142,7 +161,10 @@ def grant(
         return workload
     if workload is None or workload.state != "queued":
         raise Stale(f"{workload_id} does not wait any more")
-    _exchange(uow, workload, now_ms, settings)
+    hold = _exchange(uow, workload, now_ms, settings)
+    if workload.quoted_micros is not None:
+        held_micros = metering.total_micros(hold.lines)
+        note(uow, workload_id, now_ms, "quote_kept", quoted_micros=workload.quoted_micros, held_micros=held_micros)
     granted = replace(
         workload, state="granted", granted_ms=now_ms, gpu_uuids=uuids, node=node, simulated=simulated, explanation=None
     )
@@ -151,11 +173,12 @@ def grant(
     return granted
 
 
-def _exchange(uow: UnitOfWork, workload: Workload, from_ms: int, settings: Settings) -> Hold:
+def _exchange(uow: UnitOfWork, workload: Workload, from_ms: int, settings: Settings, *, granted: bool = False) -> Hold:
     """Replace the open hold by one that starts at ``from_ms``. Raises Refusal, then the caller must roll back."""
     hold = held_by(uow, workload.id)
     uow.save_hold(replace(hold, lines=()))
-    lines = _span(desired(uow, workload, from_ms, settings), workload, from_ms, settings)
+    wanted = desired(uow, workload, from_ms, settings)
+    lines = _span(wanted, workload, from_ms, settings, hold.lines, granted=granted)
     promotion_rules.take_places(uow, workload, lines, from_ms)
     renewed = replace(hold, lines=lines, until_ms=until_of(lines, from_ms))
     uow.save_hold(renewed)
@@ -176,7 +199,7 @@ def started(uow: UnitOfWork, workload_id: str, at_ms: int, pid: int | None, sett
     hold = held_by(uow, workload_id)
     ending = None
     try:
-        _exchange(uow, workload, at_ms, settings)
+        _exchange(uow, workload, at_ms, settings, granted=True)
     except Refusal:
         ending = workload.ending
         lines = metering.skip(hold.lines, at_ms)
@@ -243,6 +266,21 @@ def finish(
     workload = uow.workload(workload_id)
     if workload is None or workload.state == "ended":
         return workload
+    return end(uow, workload, at_ms, outcome, settings, reason=reason, exit_code=exit_code)
+
+
+def end(
+    uow: UnitOfWork,
+    workload: Workload,
+    at_ms: int,
+    outcome: str,
+    settings: Settings,
+    *,
+    reason: Explained | None = None,
+    exit_code: int | None = None,
+) -> Workload:
+    """As ``finish``, of a workload as it was just read, which has not ended."""
+    workload_id = workload.id
     end_ms = max(at_ms, workload.billed_from_ms or 0, workload.charged_until_ms or 0)
     workload = settle(uow, workload, end_ms, final=True)
     hold = uow.open_hold(workload_id)
@@ -256,6 +294,7 @@ def finish(
         outcome=outcome,
         ended_ms=end_ms,
         exit_code=exit_code,
+        artifacts="keeping" if _leaves_outputs(workload) else None,
         explanation=_ending(cost, outcome, workload.stop_reason or reason, exit_code, settings),
     )
     uow.save_workload(ended)
@@ -264,6 +303,11 @@ def finish(
         note(uow, workload_id, at_ms, "not_billed", from_ms=reached_ms, until_ms=end_ms)
     note(uow, workload_id, at_ms, "ended", outcome=outcome, exit_code=exit_code, charged_micros=cost)
     return ended
+
+
+def _leaves_outputs(workload: Workload) -> bool:
+    """Whether a job may have left files that are to be kept."""
+    return workload.kind == "job" and workload.billed_from_ms is not None and bool(workload.spec.get("outputs"))
 
 
 ENDINGS = {

@@ -9,7 +9,7 @@ from functools import cached_property
 from pydantic import RootModel
 
 from fastgpu import models
-from fastgpu_hub.broker import ask_rules, credit_rules, previews, promotion_rules, rule_views, rules, views
+from fastgpu_hub.broker import ask_rules, credit_rules, previews, price_views, promotion_rules, rule_views, rules
 from fastgpu_hub.broker.actors import Actor, can_be_stored, not_allowed, not_found
 from fastgpu_hub.broker.admission import Rules
 from fastgpu_hub.broker.desk import Desk, M
@@ -42,7 +42,7 @@ class Office(Desk):
     # ------------------------------------------------------------ prices
     async def prices(self, actor: Actor) -> list[models.Price]:
         """All price versions."""
-        return await self.store.read(lambda uow: [views.price(version) for version in uow.prices()])
+        return await self.store.read(lambda uow: [price_views.price(version) for version in uow.prices()])
 
     async def set_price(
         self, actor: Actor, request: models.PriceSet, *, key: IdempotencyClaim | None = None

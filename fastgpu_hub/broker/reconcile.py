@@ -12,11 +12,12 @@ from fastgpu_hub.broker.admission import Rules
 from fastgpu_hub.broker.evidence import ran_until_ms, recorded_ms
 from fastgpu_hub.broker.idempotency import KEEP_MS
 from fastgpu_hub.broker.lifecycle import ACTIVE, LIVE
-from fastgpu_hub.broker.orders import want_of
+from fastgpu_hub.broker.orders import grace_ms, want_of
 from fastgpu_hub.broker.ports.records import Hold, Workload
 from fastgpu_hub.broker.ports.store import StoreUnavailable, UnitOfWork
 from fastgpu_hub.broker.ports.world import HubUnavailable
 from fastgpu_hub.broker.verify import Fault, holding_faults
+from fastgpu_hub.broker.waiting import Hindrance, hindrances
 from fastgpu_hub.scheduling import scheduler
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ async def reconcile(runtime: Runtime) -> None:
     await runtime.gpus.sample()
     await _repair_scheduler(runtime)
     await runtime.follow_rules()
+    await runtime.deferrals.follow_rules()
     active = await runtime.store.read(lambda uow: uow.workloads(states=ACTIVE))
+    await runtime.deferrals.tell_late(active)
     # The hub has one server of a name, and counts the one of the latest request; active comes in that order.
     latest = {(w.owner, w.server_name): w.id for w in active if w.kind == "server"}
     hub_answers = True
@@ -99,15 +102,18 @@ async def _repair_scheduler(runtime: Runtime) -> None:
     on its way from one to the other is left alone.
     """
 
-    def look(uow: UnitOfWork) -> tuple[list[Workload], Rules]:
-        return uow.workloads(states=ACTIVE), Rules.load(uow)
+    def look(uow: UnitOfWork) -> tuple[list[Workload], Rules, dict[str, Hindrance]]:
+        active = uow.workloads(states=ACTIVE)
+        hindered = hindrances(uow, active, runtime.clock.now_ms())
+        return [workload for workload in active if workload.id not in hindered], Rules.load(uow), hindered
 
-    active, rules = await runtime.store.read(look)
+    active, rules, hindered = await runtime.store.read(look)
     now_ms = runtime.clock.now_ms()
     suspected = _differences(runtime.state, active, rules, now_ms)
-    if not suspected:
+    if not suspected and runtime.waiting.knows(hindered):
         return
-    active, rules = await runtime.store.read(look)
+    active, rules, hindered = await runtime.store.read(look)
+    runtime.waiting.keep_only(hindered)
     workloads = {workload.id: workload for workload in active}
     for event in _differences(runtime.state, active, rules, now_ms):
         if event not in suspected:
@@ -128,21 +134,22 @@ def _differences(
     state: scheduler.State, active: Sequence[Workload], rules: Rules, now_ms: int
 ) -> list[scheduler.Event]:
     """What the scheduler would have to hear to know what the store says: nothing, when no answer was lost."""
-    holding, waiting = state.holding, {want.id: want for want in state.queue}
+    holding = {who: running.want for who, running in state.holding.items()}
+    waiting = {want.id: want for want in state.wants_waiting()}
     wants = {workload.id: want_of(workload, rules, now_ms) for workload in active}
-    events: list[scheduler.Event] = [scheduler.Gone(who) for who in (*waiting, *holding) if who not in wants]
+    events: list[scheduler.Event] = [scheduler.Gone(who, now_ms) for who in (*waiting, *holding) if who not in wants]
     limits = {}
     for workload in active:
         want, known = wants[workload.id], holding.get(workload.id) or waiting.get(workload.id)
         if workload.state != "queued" and workload.id not in holding:
             if known is not None:
-                events.append(scheduler.Gone(workload.id))
-            events.append(scheduler.Resumed(want, workload.gpu_uuids))
+                events.append(scheduler.Gone(workload.id, now_ms))
+            events.append(scheduler.Resumed(want, workload.gpu_uuids, now_ms, now_ms))
         elif known is None:
-            events.append(scheduler.Arrived(want))
+            events.append(scheduler.Arrived(want, now_ms))
         elif known.limits != want.limits:
             limits[workload.id] = want.limits
-    return [*events, scheduler.LimitsChanged(limits)] if limits else events
+    return [*events, scheduler.LimitsChanged(limits, now_ms)] if limits else events
 
 
 async def _job(runtime: Runtime, workload: Workload) -> None:
@@ -192,10 +199,12 @@ async def find_problems(runtime: Runtime) -> list[Fault]:
 
     active, holds, problems = await runtime.store.read(look)
     held = {hold.workload_id: hold for hold in holds}
-    overdue_ms = runtime.clock.now_ms() - int(runtime.settings.stop_grace_seconds * 1000) - OVERDUE_MS
+    overdue_ms = runtime.clock.now_ms() - OVERDUE_MS
     for workload in active:
         hold = held.get(workload.id) if workload.state in LIVE else None
-        if hold is not None and workload.billed_from_ms is not None and hold.until_ms < overdue_ms:
+        if hold is None or workload.billed_from_ms is None:
+            continue
+        if hold.until_ms + grace_ms(workload, runtime.settings) < overdue_ms:
             problems.append(Fault(workload.id, "it runs on though its funding is over"))
     if misplaced := _misplaced(runtime, active):
         # The scheduler moved on while the store was read: only what a second look finds too is told.

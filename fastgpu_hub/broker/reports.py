@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Literal
 
 from fastgpu import models
-from fastgpu_hub.broker import ask_rules, rule_views, views
+from fastgpu_hub.broker import ask_rules, price_views, rule_views, views
 from fastgpu_hub.broker.actors import Actor
 from fastgpu_hub.broker.admission import Desired, Rules, Wish
 from fastgpu_hub.broker.idempotency import Refusal
@@ -22,16 +22,16 @@ from fastgpu_hub.pricing.explain import Refused
 from fastgpu_hub.pricing.pricebook import Rate
 from fastgpu_hub.pricing.promotions import Customer
 from fastgpu_hub.pricing.quote import Itemised
-from fastgpu_hub.scheduling import scheduler
+from fastgpu_hub.scheduling.inventory import Inventory
 
 WEEK_MS = 7 * windows.MS_PER_DAY
 
 
-def capacity_refusal(state: scheduler.State, gpu_type: str, gpu_count: int) -> Refused | None:
+def capacity_refusal(inventory: Inventory, gpu_type: str, gpu_count: int) -> Refused | None:
     """Why a request could never be placed: an unknown GPU type, or more GPUs than any node has."""
-    largest = state.inventory.largest_node(gpu_type)
-    if gpu_type not in state.inventory.gpu_types():
-        known = ", ".join(state.inventory.gpu_types()) or "none were found"
+    largest = inventory.largest_node(gpu_type)
+    if gpu_type not in inventory.pools:
+        known = ", ".join(inventory.gpu_types()) or "none were found"
         return Refused(
             "unknown_gpu_type",
             f"There is no GPU type {gpu_type!r} here.",
@@ -84,7 +84,7 @@ def offer(
     uow: UnitOfWork,
     book: Rules,
     wish: Wish,
-    state: scheduler.State,
+    inventory: Inventory,
     info: TypeInfo,
     wait_ms: int | None,
     live: Live,
@@ -92,7 +92,7 @@ def offer(
 ) -> models.Offer:
     """A GPU type as a customer may take it now."""
     now_ms = live.now_ms
-    usable, free = state.inventory.count(wish.gpu_type)
+    usable, free = inventory.count(wish.gpu_type)
     version = book.book.version_at(wish.gpu_type, now_ms)
     list_rate = version.rate if version else Rate()
     wanted = Desired(uow, book, wish, now_ms, settings)
@@ -103,7 +103,7 @@ def offer(
         rate = promotions.discounted(promotion, rate)
         if (change := promotions.next_change(promotion, now_ms)) is not None:
             edges = [*edges, change]
-    why_not = capacity_refusal(state, wish.gpu_type, 1)
+    why_not = capacity_refusal(inventory, wish.gpu_type, 1)
     if why_not is None:
         try:
             why_not = wanted.refusal(wanted.lines(now_ms, now_ms + MINUTE_MS))
@@ -117,8 +117,8 @@ def offer(
         simulated=info.simulated,
         total=usable,
         free=free,
-        rate=views.rate(rate),
-        list_rate=views.rate(list_rate),
+        rate=price_views.rate(rate),
+        list_rate=price_views.rate(list_rate),
         rate_until=views.instant(min(edges, default=None)),
         promotion_name=" + ".join(promotion.name for promotion in applied),
         wait_seconds=None if wait_ms is None else wait_ms // 1000,
@@ -132,7 +132,7 @@ def quote(
     wish: Wish,
     from_ms: int,
     duration_ms: int,
-    state: scheduler.State,
+    inventory: Inventory,
     simulated: bool,
     wait_ms: int | None,
     live: Live,
@@ -142,7 +142,7 @@ def quote(
     book = Rules.load(uow)
     wanted = Desired(uow, book, wish, live.now_ms, settings)
     lines = wanted.lines(from_ms, from_ms + duration_ms)
-    refused = capacity_refusal(state, wish.gpu_type, wish.gpu_count) or wanted.refusal(lines)
+    refused = capacity_refusal(inventory, wish.gpu_type, wish.gpu_count) or wanted.refusal(lines)
     names = uow.promotion_names()
     sums = Itemised(lines)
     return models.Quote(
@@ -151,7 +151,7 @@ def quote(
         account=wish.customer.account,
         starts_at=views.at(from_ms),
         duration_seconds=duration_ms // 1000,
-        lines=tuple(views.charge_line(line, names) for line in lines),
+        lines=tuple(price_views.charge_line(line, names) for line in lines),
         min_micros=sums.min_micros,
         likely_micros=sums.max_micros,
         max_micros=sums.max_micros,

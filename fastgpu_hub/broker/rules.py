@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from fastgpu import models
-from fastgpu_hub.broker import rule_views, views
+from fastgpu_hub.broker import price_views, rule_views, views
 from fastgpu_hub.broker.actors import Actor, not_allowed, not_found
 from fastgpu_hub.broker.admission import Rules
 from fastgpu_hub.broker.held import GpusHeld
@@ -66,8 +66,8 @@ def set_price(uow: UnitOfWork, actor: Actor, wish: models.PriceSet, now_ms: int)
         )
     rate = Rate(wish.per_gpu_hour_micros, wish.per_task_hour_micros, wish.per_start_micros)
     before = Rules.load(uow).book.version_at(wish.gpu_type, valid_from)
-    price = views.price(uow.add_price(wish.gpu_type, rate, valid_from, actor.name))
-    audit(uow, actor, now_ms, "set_price", wish.gpu_type, None if before is None else views.price(before), price)
+    price = price_views.price(uow.add_price(wish.gpu_type, rate, valid_from, actor.name))
+    audit(uow, actor, now_ms, "set_price", wish.gpu_type, None if before is None else price_views.price(before), price)
     return price
 
 

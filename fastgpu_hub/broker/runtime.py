@@ -9,71 +9,81 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from fastgpu_hub.broker import funding, lifecycle
+from fastgpu_hub.broker import exits, funding, lifecycle
 from fastgpu_hub.broker.admission import Rules
+from fastgpu_hub.broker.aftermath import Ended
+from fastgpu_hub.broker.deferral import Deferrals
 from fastgpu_hub.broker.evidence import ran_until_ms, recorded_ms, tell_of_clock
+from fastgpu_hub.broker.files import Files
 from fastgpu_hub.broker.gpus import Gpus
 from fastgpu_hub.broker.idempotency import Refusal
 from fastgpu_hub.broker.lifecycle import ACTIVE, LIVE, Stale
 from fastgpu_hub.broker.news import News
-from fastgpu_hub.broker.orders import ends_ms, launch_of, want_of
+from fastgpu_hub.broker.orders import ends_ms, grace_ms, launch_of, want_of
+from fastgpu_hub.broker.ports.files import FileStore
 from fastgpu_hub.broker.ports.records import Workload
 from fastgpu_hub.broker.ports.store import Store, StoreUnavailable, UnitOfWork
-from fastgpu_hub.broker.ports.world import (
-    Clock,
-    Engine,
-    GpuProbe,
-    HubApi,
-    HubUnavailable,
-    Observation,
-)
+from fastgpu_hub.broker.ports.world import Clock, Engine, GpuProbe, HubApi, HubUnavailable, Observation
+from fastgpu_hub.broker.queue import Queue, history
 from fastgpu_hub.broker.reconcile import keep_reconciled
+from fastgpu_hub.broker.run_keeper import RunKeeper
 from fastgpu_hub.broker.settings import Settings
 from fastgpu_hub.broker.timekeeper import TimeKeeper
+from fastgpu_hub.broker.waiting import Hindrance, WaitingRoom, hindrances
 from fastgpu_hub.broker.watch import Watch
+from fastgpu_hub.broker.watchers import Watchers
 from fastgpu_hub.pricing.explain import Explained, Refused
 from fastgpu_hub.scheduling import scheduler
-from fastgpu_hub.scheduling.inventory import VANISHED, Device
+from fastgpu_hub.scheduling.inventory import Device
+from fastgpu_hub.scheduling.overview import Overview
 
 T = TypeVar("T")
 log = logging.getLogger("fastgpu.broker")
 
-OUTCOMES = {"timed_out": "timed_out", "stopped": "cancelled", "failed_to_start": "failed", "killed": "lost"}
 RETRY_SECONDS = 1.0
 QUEUE_NEWS_SECONDS = 0.5
-ASK = "Tell the administrator: the service's log says more."
-NOT_GRANTED = Explained("internal", "It could not be given its GPUs, by a fault of the service.", instead=ASK)
-NOT_STARTED = Explained("internal", "It could not be started, by a fault of the service.", instead=ASK)
+FIRST_LOOK_MS = 1000  # what is over sooner is settled by its end
+NOT_GRANTED = Explained("internal", "It could not be given its GPUs, by a fault of the service.", instead=exits.ASK)
 
 
-class Runtime:
+class Runtime(Watchers):
     """Scheduler state, devices, timers and watchers of one service. All methods run on its event loop.
 
-    ``state`` belongs to the event loop; ``view`` is its latest copy, for readers on any thread.
+    ``state`` belongs to the event loop; ``view`` is what readers on any thread look at.
     """
 
     def __init__(
-        self, store: Store, engine: Engine, probe: GpuProbe, hub: HubApi, clock: Clock, settings: Settings
+        self,
+        store: Store,
+        engine: Engine,
+        probe: GpuProbe,
+        hub: HubApi,
+        clock: Clock,
+        settings: Settings,
+        files: FileStore | None = None,
     ) -> None:
+        super().__init__()
         self.store, self.engine, self.hub, self.clock = store, engine, hub, clock
         self.settings = settings
-        self.state = scheduler.State()
-        self.view = scheduler.snapshot(self.state)
+        self.queue = Queue(clock, settings)
         self.gpus = Gpus(self, probe)
         self.time = TimeKeeper(self)
+        self.waiting = WaitingRoom(self)
+        self.deferrals = Deferrals(self)
+        self.runs = RunKeeper(self)
+        self.files = Files(self, files)
         self.watch = Watch()
         self.news = News(store)
         self.closing = False
-        self._watchers: dict[str, set[asyncio.Event]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         # Per live workload: when it was last known to run, rounds in which the hub denied it, its latest end.
         self.seen_active_ms: dict[str, int] = {}
         self.missed: dict[str, int] = {}
         self.ends_ms: dict[str, int | None] = {}
+        self.to_stop: set[str] = set()
         # Live workloads whose funding cannot be extended as things stand, and the rules that holds follow already.
         self.ending: set[str] = set()
         self._followed_version: str | None = None
@@ -86,6 +96,8 @@ class Runtime:
         rules, active, seen_ms = await self.store.read(
             lambda uow: (Rules.load(uow), uow.workloads(states=ACTIVE), uow.setting("heartbeat_ms_by_workload") or {})
         )
+        self.queue.learn(await self.store.read(lambda uow: history(uow, rules)))
+        hindered = await self.store.read(lambda uow: hindrances(uow, active, self.clock.now_ms()))
         heartbeat_ms = await self.store.read(lambda uow: uow.setting("heartbeat_ms"))
         await tell_of_clock(self.store, active, heartbeat_ms, self.clock.now_ms())
         with suppress(StoreUnavailable):  # tried again with every round of comparing
@@ -96,7 +108,7 @@ class Runtime:
         known = {observation.lease_id: observation for observation in await self.engine.open(self._on_engine)}
         for workload in active:
             if workload.state == "queued":
-                self.arrived(workload, rules)
+                self.arrived(workload, rules, hindered.get(workload.id))
             elif workload.kind == "job":
                 await self._take_up(workload, known.get(workload.id))
         live = {workload.id for workload in active if workload.state in LIVE}
@@ -105,6 +117,8 @@ class Runtime:
                 log.warning("job %s runs without a live lease; stopping it", observation.lease_id)
                 await self.engine.stop(observation.lease_id, self.settings.stop_grace_seconds)
         self.spawn(self.time.run())
+        self.spawn(self.runs.run())
+        self.spawn(self.files.run())
         self.spawn(keep_reconciled(self))
 
     async def _take_up(self, workload: Workload, known: Observation | None) -> None:
@@ -117,6 +131,7 @@ class Runtime:
     async def close(self) -> None:
         """Stop watching; workloads run on."""
         self.closing = True
+        self.files.close()
         if self._queue_news is not None:
             self._queue_news.cancel()
         for task in list(self._tasks):
@@ -145,34 +160,49 @@ class Runtime:
                 await asyncio.sleep(RETRY_SECONDS)
 
     # ------------------------------------------------------------ scheduling
+    @property
+    def state(self) -> scheduler.State:
+        """The scheduler's state; for the event loop only."""
+        return self.queue.state
+
+    @property
+    def view(self) -> Overview:
+        """The queue as readers on any thread look at it."""
+        return self.queue.view
+
     def feed(self, event: scheduler.Event) -> None:
         """Tell the scheduler, and carry out what it decides."""
-        self.state, grants = scheduler.handle(self.state, event)
-        self.view = scheduler.snapshot(self.state)
-        for grant in grants:
-            self.spawn(self._carry_out(grant))
-        if self._queue_news is None and self.state.queue:
+        for order in self.queue.tell(event):
+            if isinstance(order, scheduler.Grant):
+                self.spawn(self._carry_out(order))
+        if self._queue_news is None and self.state.waits:
             self._queue_news = asyncio.get_running_loop().call_later(QUEUE_NEWS_SECONDS, self._tell_queue)
 
     def _tell_queue(self) -> None:
         """Wake those who watch their place in the queue; a place changes with every grant, so not each time."""
         self._queue_news = None
-        for want in self.state.queue:
+        for want in list(self.state.wants_waiting()):
             self.touch(want.id)
 
-    def arrived(self, workload: Workload, rules: Rules) -> None:
-        """A new request is in the store: queue it. A repeat changes nothing."""
-        if workload.id not in self.state.holding and self.state.waiting(workload.id) is None:
-            self.feed(scheduler.Arrived(want_of(workload, rules, self.clock.now_ms())))
+    def arrived(self, workload: Workload, rules: Rules, hindrance: Hindrance | None = None) -> None:
+        """A new request is in the store: queue it, unless something keeps it out. A repeat changes nothing."""
+        if self.state.knows(workload.id):
+            return
+        if hindrance is not None:
+            self.waiting.keep(workload.id, hindrance)
+            return
+        self.waiting.forget(workload.id)
+        now_ms = self.clock.now_ms()
+        self.feed(scheduler.Arrived(want_of(workload, rules, now_ms), now_ms))
 
     def resumed(self, workload: Workload, rules: Rules, seen_ms: int) -> None:
         """A workload holds GPUs by the store: so it does here, even where they are not found."""
-        inventory = self.state.inventory
-        for uuid in set(workload.gpu_uuids) - set(inventory.devices):
-            inventory.devices[uuid] = Device(uuid, workload.gpu_type, workload.node)
-            inventory.fenced[uuid] = VANISHED
+        now_ms = self.clock.now_ms()
+        for uuid in set(workload.gpu_uuids) - set(self.state.inventory.devices):
+            self.queue.vanished(Device(uuid, workload.gpu_type, workload.node))
+        since_ms = min(now_ms, workload.billed_from_ms or workload.granted_ms or now_ms)
         try:
-            self.feed(scheduler.Resumed(want_of(workload, rules, self.clock.now_ms()), workload.gpu_uuids))
+            self.feed(scheduler.Resumed(want_of(workload, rules, now_ms), workload.gpu_uuids, since_ms, now_ms))
         except ValueError as error:  # leased twice: to refuse to start would stop everybody
             log.critical("the store contradicts itself: %s", error)
             return
@@ -182,11 +212,14 @@ class Runtime:
 
     def gone(self, workload_id: str) -> None:
         """A workload has ended in the store: its devices are free, its timers off."""
-        self.feed(scheduler.Gone(workload_id))
+        self.feed(scheduler.Gone(workload_id, self.clock.now_ms()))
         self.time.forget(workload_id)
+        self.runs.forget(workload_id)
+        self.files.forget(workload_id)
         for table in (self.seen_active_ms, self.missed, self.ends_ms):
             table.pop(workload_id, None)
         self.ending.discard(workload_id)
+        self.to_stop.discard(workload_id)
         self.touch(workload_id)
         self._try_to_extend()  # what it held may be what they lacked
 
@@ -194,10 +227,11 @@ class Runtime:
         """Quotas, prices or credit changed: apply them to what waits and to what runs."""
         rules, active = await self.store.read(lambda uow: (Rules.load(uow), uow.workloads(states=ACTIVE)))
         now_ms = self.clock.now_ms()
-        self.feed(scheduler.LimitsChanged({w.id: want_of(w, rules, now_ms).limits for w in active}))
+        self.feed(scheduler.LimitsChanged({w.id: want_of(w, rules, now_ms).limits for w in active}, now_ms))
         self.reconsider()
         self._try_to_extend()
         await self.follow_rules()
+        await self.deferrals.follow_rules()
 
     async def follow_rules(self) -> None:
         """Bring the holds of what runs in line with prices that changed since this was done last."""
@@ -228,25 +262,25 @@ class Runtime:
     def reconsider(self) -> None:
         """Look at requests again that money or a quota kept from being granted."""
         if self.state.declined:
-            self.feed(scheduler.Reconsider())
+            self.feed(scheduler.Reconsider(self.clock.now_ms()))
 
     async def _carry_out(self, grant: scheduler.Grant) -> None:
         """Write a grant down and act on it. The devices stay taken until the outcome is certain."""
         try:
             workload = await self._granted(grant)
         except Refusal as error:
-            self.feed(scheduler.Declined(grant.id, error.refused))
+            self.feed(scheduler.Declined(grant.id, error.refused, self.clock.now_ms()))
         except Stale:
             self.gone(grant.id)
         except Exception:
             log.exception("%s could not be granted", grant.id)
-            self.feed(scheduler.Declined(grant.id, NOT_GRANTED))
+            self.feed(scheduler.Declined(grant.id, NOT_GRANTED, self.clock.now_ms()))
         else:
             self.seen_active_ms[workload.id] = self.clock.now_ms()
             self.ends_ms[workload.id] = ends_ms(workload)
             self.touch(workload.id)
             if workload.kind == "job" and workload.state == "granted":
-                await self._launch(workload)
+                await self.launch(workload)
 
     async def _granted(self, grant: scheduler.Grant) -> Workload:
         found = [self.gpus.devices.get(uuid) for uuid in grant.uuids]
@@ -266,18 +300,18 @@ class Runtime:
             )
         )
 
-    async def _launch(self, workload: Workload) -> None:
+    async def launch(self, workload: Workload) -> None:
+        """Start a granted job."""
+        if self.files.fetches_for(workload):
+            return
         try:
-            await self.engine.start(launch_of(workload))
+            await self.engine.start(launch_of(workload, self.settings, self.files.fetched(workload.id)))
         except Exception:
             log.exception("job %s could not be handed to the engine", workload.id)
-            seen = await self.engine.observe(workload.id)
-            if seen.state == "absent":  # known not to run
-                await self._exited(replace(seen, state="exited", ending="failed_to_start", reason=NOT_STARTED))
+            await exits.not_started(self, workload.id)
             return
-        now = await self.persist(lambda uow: uow.workload(workload.id))
-        if now is None or now.state in ("stopping", "ended"):  # while it was being started
-            await self.engine.stop(workload.id, self.settings.stop_grace_seconds)
+        if workload.id in self.to_stop:  # while it was being started; an order that was not heard, the reconciler finds
+            await self.engine.stop(workload.id, grace_ms(workload, self.settings) / 1000)
 
     # ------------------------------------------------------------ engines
     def _on_engine(self, observation: Observation) -> None:
@@ -294,76 +328,34 @@ class Runtime:
             )
             if workload is not None and workload.state in LIVE:
                 self.seen_active_ms[workload_id] = ran_until_ms(observation, workload.billed_from_ms, now_ms)
-                self.time.look_at(workload_id)
+                self.time.look_at(workload_id, now_ms + FIRST_LOOK_MS)
         elif observation.state == "exited":
-            await self._exited(observation)
+            await exits.exited(self, observation)
         elif observation.state == "absent":
-            await self._absent(workload_id)
+            await exits.absent(self, workload_id)
         else:
             log.info("job %s: the engine says %s", workload_id, observation.state)
         self.touch(workload_id)
 
-    async def _exited(self, observation: Observation) -> None:
-        now_ms = self.clock.now_ms()
-        code = observation.exit_code
-        outcome = OUTCOMES.get(observation.ending) or ("succeeded" if code == 0 else "failed")
-
-        def end(uow: UnitOfWork) -> Workload | None:
-            billed_from_ms = None
-            if observation.started_ms is not None:
-                started_ms = min(observation.started_ms, now_ms)
-                workload = lifecycle.started(uow, observation.lease_id, started_ms, None, self.settings)
-                billed_from_ms = workload.billed_from_ms if workload else None
-            return lifecycle.finish(
-                uow,
-                observation.lease_id,
-                ran_until_ms(observation, billed_from_ms, now_ms),
-                outcome,
-                self.settings,
-                reason=observation.reason,
-                exit_code=code,
-            )
-
-        if await self.persist(end) is not None:
-            self.gone(observation.lease_id)
-
-    async def _absent(self, workload_id: str) -> None:
-        """The engine never started it: start it now if it was granted, else it is lost (its folder is gone)."""
-        workload = await self.store.read(lambda uow: uow.workload(workload_id))
-        if workload is None or workload.state not in LIVE:
-            return
-        if workload.state == "granted":
-            await self._launch(workload)
-            return
-        last_ms = self.last_seen_ms(workload)
-        outcome = "cancelled" if workload.billed_from_ms is None else "lost"
-        await self.persist(lambda uow: lifecycle.finish(uow, workload_id, last_ms, outcome, self.settings))
-        self.gone(workload_id)
+    def ended(self, ended: Ended) -> None:
+        """A job has ended in the store: give its GPUs on, and see to whom else that concerns."""
+        if ended.job is not None and ended.job.state == "ended":
+            self.gone(ended.job.id)
+            if ended.job.artifacts is not None:
+                self.files.wake()
+        for other in ended.others:
+            if other.state == "queued":
+                self.spawn(self.waiting.look(other.id))
+            else:
+                self.waiting.forget(other.id)
+                self.news.told(other.owner)
+                self.touch(other.id)
 
     def last_seen_ms(self, workload: Workload) -> int:
         """The last instant at which it is known to have run: the end of its bill when it is found gone."""
         return self.seen_active_ms.get(workload.id, recorded_ms(workload))
 
     # ------------------------------------------------------------ news, stops
-    def touch(self, workload_id: str) -> None:
-        """Something about a workload changed: wake whoever waits for that."""
-        for event in self._watchers.pop(workload_id, ()):
-            event.set()
-
-    async def wait_changed(self, workload_id: str, timeout_seconds: float) -> None:
-        """Return when something about the workload changed, or the time is up."""
-        event = asyncio.Event()
-        watchers = self._watchers.setdefault(workload_id, set())
-        watchers.add(event)
-        try:
-            await asyncio.wait_for(event.wait(), timeout_seconds)
-        except asyncio.TimeoutError:
-            return
-        finally:
-            watchers.discard(event)
-            if not watchers and self._watchers.get(workload_id) is watchers:
-                del self._watchers[workload_id]
-
     def started(self, workload: Workload) -> None:
         """A server confirmed its start."""
         if workload.state in LIVE:
@@ -383,7 +375,8 @@ class Runtime:
     async def carry_out_stop(self, workload: Workload) -> None:
         """Ask engine or hub to end it. A hub that does not answer is asked again by the reconciler."""
         if workload.kind == "job":
-            await self.engine.stop(workload.id, self.settings.stop_grace_seconds)
+            self.files.give_up(workload.id)
+            await self.engine.stop(workload.id, grace_ms(workload, self.settings) / 1000)
             return
         try:
             await self.hub.stop_server(workload.owner, workload.server_name or "")
@@ -395,5 +388,6 @@ class Runtime:
         if workload.state == "ended":
             self.gone(workload.id)
         elif workload.state == "stopping":
+            self.to_stop.add(workload.id)
             self.spawn(self.carry_out_stop(workload))
         self.touch(workload.id)

@@ -25,9 +25,9 @@ class TimeKeeper:
         self.due: dict[str, int] = {}
         self._wake = asyncio.Event()
 
-    def look_at(self, workload_id: str) -> None:
-        """Look at a workload now; it turns out when the next time is."""
-        self.due[workload_id] = 0
+    def look_at(self, workload_id: str, at_ms: int = 0) -> None:
+        """Look at a workload now, or at an instant to come; it turns out when the next time is."""
+        self.due[workload_id] = at_ms
         self._wake.set()
 
     def forget(self, workload_id: str) -> None:
@@ -60,8 +60,12 @@ class TimeKeeper:
             self.due[workload_id] = now_ms + self._runtime.settings.reconcile_interval_ms
 
     async def edge(self, workload_id: str) -> None:
-        """One workload at an edge: settle whole lines, renew or end its funding, note when to look again."""
+        """One workload at an edge: let it have its turn, or settle whole lines, renew or end its funding; note when to
+        look again."""
         runtime = self._runtime
+        if workload_id in runtime.waiting:
+            await runtime.waiting.look(workload_id)
+            return
         now_ms = runtime.clock.now_ms()
         seen_ms = runtime.seen_active_ms.get(workload_id, 0)
         look = await runtime.store.write(lambda uow: funding.edge(uow, workload_id, now_ms, seen_ms, runtime.settings))

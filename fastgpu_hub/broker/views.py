@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from typing import TypeVar
+
+from pydantic import BaseModel
 
 from fastgpu import models
-from fastgpu_hub.broker.endings import ending_of
+from fastgpu_hub.broker.attempts import next_attempt
+from fastgpu_hub.broker.bars import Told
+from fastgpu_hub.broker.endings import ending_of, started_words
 from fastgpu_hub.broker.held import GpusHeld
-from fastgpu_hub.broker.ports.records import AuditEntry, Hold, Workload, WorkloadEvent
+from fastgpu_hub.broker.ports.records import AuditEntry, Hold, Workload
 from fastgpu_hub.broker.ports.store import UnitOfWork
 from fastgpu_hub.broker.ports.world import GpuDevice, GpuSample
+from fastgpu_hub.broker.sweeps import parameters_of
+from fastgpu_hub.broker.waiting import hindrance, of_its_array
 from fastgpu_hub.pricing import metering
 from fastgpu_hub.pricing.explain import Explained
-from fastgpu_hub.pricing.ledger import Transfer
-from fastgpu_hub.pricing.metering import Line
-from fastgpu_hub.pricing.pricebook import PriceVersion, Rate
+from fastgpu_hub.scheduling.eta import Start
+from fastgpu_hub.scheduling.prediction import Prediction
+
+M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +36,12 @@ class Live:
     devices: Mapping[str, GpuDevice] = field(default_factory=dict)
     places: Mapping[str, int] = field(default_factory=dict)
     waiting: Mapping[str, Explained] = field(default_factory=dict)
-    starts_ms: Mapping[str, int | None] = field(default_factory=dict)
-    progress: Mapping[str, float] = field(default_factory=dict)
+    starts: Mapping[str, Start] = field(default_factory=dict)
+    runs: Mapping[str, Prediction] = field(default_factory=dict)
+    progress: Mapping[str, Told] = field(default_factory=dict)
     log_bytes: Mapping[str, int] = field(default_factory=dict)
     held: GpusHeld = field(default_factory=GpusHeld)
+    time_zone: str = "UTC"
 
 
 def instant(ms: int | None) -> datetime | None:
@@ -128,17 +138,21 @@ def state_of_job(workload: Workload) -> models.JobState:
     return models.JobState.starting if workload.state == "granted" else models.JobState(workload.state)
 
 
-def why_now(workload: Workload, live: Live) -> Explained:
+def why_now(uow: UnitOfWork, workload: Workload, live: Live) -> Explained:
     """Why the workload is where it is."""
     if workload.state == "queued":
-        return live.waiting.get(workload.id) or Explained("admitting", "Being placed in the queue.")
+        if (kept_out := hindrance(uow, workload, live.now_ms)) is not None:
+            return kept_out.reason
+        reason = live.waiting.get(workload.id) or Explained("admitting", "Being placed in the queue.")
+        return of_its_array(reason, workload)
     if workload.state == "ended" and workload.explanation is not None:
         return workload.explanation
     if workload.state == "stopping" and workload.stop_reason is not None:
         return workload.stop_reason
     if workload.state == "granted":
         return Explained("starting", "Its GPUs are reserved; it is starting. Billing begins when it runs.")
-    return Explained("running", f"Running with {workload.gpu_count} x {workload.gpu_type}; billed while it runs.")
+    running = f"Running with {workload.gpu_count} x {workload.gpu_type}; billed while it runs."
+    return Explained("running", f"{started_words(workload, live.time_zone)} {running}".strip())
 
 
 def gpus(workload: Workload, live: Live) -> tuple[models.Gpu, ...]:
@@ -198,9 +212,9 @@ def lease(uow: UnitOfWork, workload: Workload, live: Live, names: Mapping[int, s
         gpus=gpus(workload, live),
         environment=lease_environment(workload) if workload.state in ("granted", "running") else {},
         queue_place=live.places.get(workload.id),
-        explanation=explanation(why_now(workload, live)),
+        explanation=explanation(why_now(uow, workload, live)),
         requested_at=at(workload.requested_ms),
-        eta_start=instant(live.starts_ms.get(workload.id)) if workload.state == "queued" else None,
+        eta_start=instant(_eta_start(workload, live)),
         granted_at=instant(workload.granted_ms),
         started_at=instant(workload.billed_from_ms),
         ended_at=instant(workload.ended_ms),
@@ -226,8 +240,10 @@ def is_simulated(workload: Workload, live: Live) -> bool:
 def job(uow: UnitOfWork, workload: Workload, live: Live, names: Mapping[int, str]) -> models.Job:
     """A workload as a job."""
     money = bill(uow, workload, live.now_ms)
-    progress = live.progress.get(workload.id)
-    start_ms = live.starts_ms.get(workload.id) if workload.state == "queued" else workload.billed_from_ms
+    told = live.progress.get(workload.id)
+    start = _starts(workload, live)
+    end = _eta_end(workload, start, told, live)
+    following = next_attempt(uow, workload)
     return models.Job(
         id=workload.id,
         name=workload.name,
@@ -242,10 +258,15 @@ def job(uow: UnitOfWork, workload: Workload, live: Live, names: Mapping[int, str
         started_at=instant(workload.billed_from_ms),
         ended_at=instant(workload.ended_ms),
         exit_code=workload.exit_code,
-        progress=progress,
+        progress=told.fraction if told else None,
+        progress_from=None if told is None else "report" if told.reported else "output",
         queue_place=live.places.get(workload.id),
-        eta_start=instant(start_ms),
-        eta_end=instant(_eta_end(workload, start_ms, progress, live.now_ms)),
+        eta_start=instant(start[0] if start else None),
+        eta_start_early=instant(start[1] if start else None),
+        eta_start_late=instant(start[2] if start else None),
+        eta_end=instant(end[0] if end else None),
+        eta_end_early=instant(end[1] if end else None),
+        eta_end_late=instant(end[2] if end else None),
         cost_micros=money.cost_micros,
         held_micros=money.held_micros,
         rate_per_hour_micros=money.rate_per_hour_micros,
@@ -254,102 +275,95 @@ def job(uow: UnitOfWork, workload: Workload, live: Live, names: Mapping[int, str
         lease_id=workload.id,
         ends_at=instant(money.ends_ms),
         ending=None if money.ending is None else explanation(money.ending),
-        explanation=explanation(why_now(workload, live)),
+        explanation=explanation(why_now(uow, workload, live)),
         log_bytes=live.log_bytes.get(workload.id, 0),
+        artifacts=workload.artifacts,  # type: ignore[arg-type]
+        artifacts_note=None if workload.artifacts_note is None else explanation(workload.artifacts_note),
+        files_removed_at=instant(workload.files_removed_ms),
+        array_id=workload.array_id,
+        array_index=workload.array_index,
+        parameters=dict(parameters_of(workload.spec)),
+        attempt=workload.attempt,
+        retry_of=workload.retry_of,
+        next_attempt=None if following is None else following.id,
+        after=tuple(workload.spec.get("after", ())),
+        not_before=instant(workload.not_before_ms),
         simulated=is_simulated(workload, live),
     )
 
 
-def _eta_end(workload: Workload, start_ms: int | None, progress: float | None, now_ms: int) -> int | None:
-    """From the progress the job reports, else its time limit (the latest end)."""
-    if workload.state == "ended" or start_ms is None or workload.time_limit_ms is None:
+def _eta_start(workload: Workload, live: Live) -> int | None:
+    start = _starts(workload, live) if workload.state == "queued" else None
+    return start[0] if start else None
+
+
+def _starts(workload: Workload, live: Live) -> Ends | None:
+    """When one that waits will probably start, with bounds, in its turn or as it was planned; when another did."""
+    if workload.state != "queued":
+        at_ms = workload.billed_from_ms
+        return None if at_ms is None else (at_ms, at_ms, at_ms)
+    start, planned_ms = live.starts.get(workload.id), workload.not_before_ms
+    if start is not None:
+        return start.likely_ms, start.early_ms, start.late_ms
+    if planned_ms is not None and planned_ms > live.now_ms:
+        return planned_ms, planned_ms, planned_ms
+    return None
+
+
+Ends = tuple[int, int, int]
+
+
+def _eta_end(workload: Workload, start: Ends | None, told: Told | None, live: Live) -> Ends | None:
+    """When it will probably end, with bounds: by what the job tells, else by how long such jobs have run.
+
+    ``start`` is when it starts or did, with bounds. Never later than its time limit allows.
+    """
+    if workload.state == "ended" or start is None or workload.time_limit_ms is None:
         return None
-    latest_ms = start_ms + workload.time_limit_ms
-    if progress is None or not 0 < progress <= 1 or workload.state == "queued":
-        return latest_ms
-    thousandths = max(1, int(progress * 1000))
-    return min(latest_ms, start_ms + (now_ms - start_ms) * 1000 // thousandths)
+    likely_ms, early_ms, late_ms = start
+    limit_ms, now_ms = workload.time_limit_ms, live.now_ms
+    latest_ms = likely_ms + limit_ms
+    if told is not None and told.fraction > 0 and workload.state != "queued":
+        if told.seconds_left is not None:
+            end_ms = now_ms + told.seconds_left * 1000
+        else:
+            end_ms = likely_ms + (now_ms - likely_ms) * 1_000_000 // max(1, int(told.fraction * 1_000_000))
+        end_ms = min(latest_ms, end_ms)
+        return end_ms, end_ms, latest_ms
+    run = live.runs.get(workload.id)
+    if run is None:
+        return latest_ms, latest_ms, late_ms + limit_ms
+
+    def end(begin_ms: int, run_ms: int) -> int:
+        return max(now_ms, begin_ms + min(run_ms, limit_ms))
+
+    return end(likely_ms, run.likely_ms), end(early_ms, run.low_ms), end(late_ms, run.high_ms)
 
 
-def charge_line(
-    line: Line, names: Mapping[int, str], charge_id: int | None = None, *, refunded: bool = False
-) -> models.ChargeLine:
-    """A priced interval; quantities in seconds, rounded down (amounts come from milliseconds)."""
-    seconds = (line.until_ms - line.from_ms) * (line.gpu_count if line.unit == "gpu_hour" else 1) // 1000
-    return models.ChargeLine.model_validate(
-        {
-            "unit": line.unit,
-            "starts_at": at(line.from_ms),
-            "ends_at": at(line.until_ms),
-            "gpu_count": line.gpu_count,
-            "quantity": 1 if line.unit == "start" else seconds,
-            "rate_micros": line.rate_micros,
-            "list_rate_micros": line.list_rate_micros,
-            "amount_micros": line.amount_micros,
-            "price_id": line.price_id,
-            "promotion_id": line.promotion_id,
-            "promotion_name": names.get(line.promotion_id or 0, ""),
-            "stacked_promotion_id": line.stacked_promotion_id,
-            "stacked_promotion_name": names.get(line.stacked_promotion_id or 0, ""),
-            "charge_id": charge_id,
-            "refunded": refunded,
-        }
-    )
+def placed(answer: M, workload: Workload, live: Live) -> M:
+    """The answer to a request that has joined the queue since, with its place there."""
+    start = _starts(workload, live)
+    told: dict[str, object] = {"queue_place": live.places.get(workload.id), "eta_start": instant(start and start[0])}
+    if (reason := live.waiting.get(workload.id)) is not None:
+        told["explanation"] = explanation(of_its_array(reason, workload))
+    if isinstance(answer, models.Job):
+        end = _eta_end(workload, start, None, live)
+        told |= _range("eta_start", start) | _range("eta_end", end)
+    return answer.model_copy(update=told)
 
 
-def receipt(
-    workload: Workload, booked: Sequence[Transfer], ledger_micros: int, names: Mapping[int, str], currency: str
-) -> models.Receipt:
-    """All settled lines of a lease, each with whether it was refunded."""
-    refunded = {t.reverses for t in booked if t.reverses is not None}
-    charges = [(t.id, t.line) for t in booked if t.kind == "charge" and t.line is not None]
-    kept = [line for charge_id, line in charges if charge_id not in refunded]
-    total = metering.total_micros(kept)
-    return models.Receipt(
-        lease_id=workload.id,
-        workload_id=workload.id,
-        name=workload.name,
-        owner=workload.owner,
-        account=workload.account,
-        gpu_type=workload.gpu_type,
-        lines=tuple(charge_line(line, names, id_, refunded=id_ in refunded) for id_, line in charges),
-        total_micros=total,
-        ledger_micros=ledger_micros,
-        saved_micros=max(0, metering.list_micros(kept) - total),
-        refunded_micros=sum(line.amount_micros for charge_id, line in charges if charge_id in refunded),
-        currency=currency,
-        settled=workload.state == "ended",
-        simulated=workload.simulated,
-    )
+def _range(name: str, instants: Ends | None) -> dict[str, object]:
+    likely_ms, early_ms, late_ms = instants or (None, None, None)
+    return {name: instant(likely_ms), f"{name}_early": instant(early_ms), f"{name}_late": instant(late_ms)}
 
 
-def rate(value: Rate) -> models.Rate:
-    """A price."""
-    return models.Rate(
-        per_gpu_hour_micros=value.per_gpu_hour_micros,
-        per_task_hour_micros=value.per_task_hour_micros,
-        per_start_micros=value.per_start_micros,
-    )
-
-
-def price(version: PriceVersion) -> models.Price:
-    """A price version."""
-    return models.Price(
-        id=version.id,
-        gpu_type=version.gpu_type,
-        rate=rate(version.rate),
-        valid_from=at(version.valid_from_ms),
-        created_by=version.created_by,
-    )
-
-
-def why(workload: Workload, events: Iterable[WorkloadEvent], live: Live) -> models.Why:
+def why(uow: UnitOfWork, workload: Workload, live: Live) -> models.Why:
     """The explanation with the recorded history."""
     return models.Why(
         id=workload.id,
         state=workload.outcome or workload.state,
-        explanation=explanation(why_now(workload, live)),
-        history=tuple(models.WhyStep(at=at(e.at_ms), kind=e.kind, detail=e.detail) for e in events),
+        explanation=explanation(why_now(uow, workload, live)),
+        history=tuple(models.WhyStep(at=at(e.at_ms), kind=e.kind, detail=e.detail) for e in uow.events(workload.id)),
         currency=live.currency,
     )
 

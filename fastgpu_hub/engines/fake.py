@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from typing import BinaryIO
 
-from fastgpu_hub.broker.ports.world import FileEntry, Launch, Observation
+from fastgpu_hub.broker.ports.world import ENGINE_FAULT, FileEntry, Launch, Observation, Reported
 from fastgpu_hub.pricing.explain import Explained
 
 
@@ -22,6 +25,7 @@ class _Job:
     seen: Observation
     log: bytes = b""
     progress: float | None = None
+    metrics: bytes = b""
     files: dict[str, bytes] = field(default_factory=dict)
     stops: int = 0
 
@@ -38,8 +42,11 @@ class FakeEngine:
         self._auto_run = auto_run
         self._jobs: dict[str, _Job] = {}
         self._blobs: dict[str, bytes] = {}
+        self._blobs_ms: dict[str, int] = {}
+        self._saved: dict[str, dict[str, bytes]] = {}
         self._notify: Callable[[Observation], None] | None = None
         self.launches: list[Launch] = []
+        self.removed_checkpoints: list[str] = []
 
     # ------------------------------------------------------------ what the tests drive
 
@@ -52,9 +59,11 @@ class FakeEngine:
         """The job ends by itself."""
         self._end(lease_id, "exit", exit_code)
 
-    def fail_to_start(self, lease_id: str, message: str = "The job could not be started.") -> None:
-        """The job's command cannot be executed."""
-        self._end(lease_id, "failed_to_start", None, message)
+    def fail_to_start(
+        self, lease_id: str, message: str = "The job could not be started.", *, engine_fault: bool = False
+    ) -> None:
+        """The job's command cannot be executed, or, by no fault of the job, not even be tried."""
+        self._end(lease_id, "failed_to_start", None, message, ENGINE_FAULT if engine_fault else "")
 
     def kill(self, lease_id: str, message: str = "The machine was restarted while the job ran.") -> None:
         """The job's processes are gone, and nobody knows with which exit code."""
@@ -83,9 +92,19 @@ class FakeEngine:
         """The job reports how far it is."""
         self._jobs[lease_id].progress = progress
 
+    def log_metric(self, lease_id: str, name: str, value: float, step: int | None = None) -> None:
+        """The job reports a figure."""
+        line = {"name": name, "value": value, "step": step, "at_ms": self._now_ms()}
+        self._jobs[lease_id].metrics += json.dumps(line).encode() + b"\n"
+
     def put_file(self, lease_id: str, path: str, data: bytes) -> None:
         """The job writes a file."""
         self._jobs[lease_id].files[path] = data
+
+    def put_checkpoint(self, lease_id: str, path: str, data: bytes) -> None:
+        """The job saves where it is, for its next attempt."""
+        launch = self._jobs[lease_id].launch
+        self._saved.setdefault(launch.checkpoint_id or lease_id, {})[f"@checkpoints/{path}"] = data
 
     # ------------------------------------------------------------ the port
 
@@ -125,12 +144,43 @@ class FakeEngine:
             return Observation(lease_id, "absent", self._now_ms())
         return replace(job.seen, at_ms=self._now_ms())
 
+    def add_blob(self, write: Callable[[BinaryIO], None]) -> str:
+        """Keep what is written under its SHA-256."""
+        buffer = io.BytesIO()
+        write(buffer)
+        sha256 = hashlib.sha256(buffer.getvalue()).hexdigest()
+        self._keep_blob(sha256, buffer.getvalue())
+        return sha256
+
+    def _keep_blob(self, sha256: str, data: bytes) -> None:
+        self._blobs[sha256], self._blobs_ms[sha256] = data, self._now_ms()
+
+    def sweep_blobs(self, named: Collection[str], before_ms: int) -> int:
+        """Forget the blobs that are not named and were put before an instant; how many."""
+        gone = [each for each in self._blobs if each not in named and self._blobs_ms[each] < before_ms]
+        for sha256 in gone:
+            del self._blobs[sha256]
+        return len(gone)
+
+    def environment_names(self) -> Sequence[str]:
+        """Names of the environments that a job can choose from."""
+        return ("torch",)
+
+    def remove_jobs(self, lease_ids: Sequence[str], checkpoints_of: Sequence[str] = ()) -> None:
+        """Forget jobs that have ended. ``removed_checkpoints`` lists whose checkpoints would have gone."""
+        for lease_id in lease_ids:
+            if lease_id in self._jobs and self._jobs[lease_id].seen.state == "exited":
+                del self._jobs[lease_id]
+        for first_id in checkpoints_of:
+            self._saved.pop(first_id, None)
+        self.removed_checkpoints += checkpoints_of
+
     async def put_blob(self, sha256: str, chunks: Sequence[bytes]) -> None:
         """Keep bytes under their hash. Raises ValueError when they do not match it."""
         data = b"".join(chunks)
         if hashlib.sha256(data).hexdigest() != sha256:
             raise ValueError("the bytes do not have this SHA-256")
-        self._blobs[sha256] = data
+        self._keep_blob(sha256, data)
 
     def has_blob(self, sha256: str) -> bool:
         """Whether the bytes of this hash are here."""
@@ -146,20 +196,37 @@ class FakeEngine:
         job = self._jobs.get(lease_id)
         return job.log[offset : offset + limit_bytes] if job else b""
 
+    def on_log(self, lease_id: str, tell: Callable[[], None]) -> Callable[[], None]:
+        """Nobody is told."""
+        return lambda: None
+
     def progress(self, lease_id: str) -> float | None:
         """As set by :meth:`set_progress`."""
         job = self._jobs.get(lease_id)
         return job.progress if job else None
 
+    def metrics(self, lease_id: str) -> Reported:
+        """As written by :meth:`log_metric`."""
+        job = self._jobs.get(lease_id)
+        return Reported(job.metrics, len(job.metrics)) if job else Reported()
+
     def files(self, lease_id: str) -> list[FileEntry]:
         """Inputs and what :meth:`put_file` added, sorted by path."""
         job = self._jobs.get(lease_id)
-        return [FileEntry(path, len(data)) for path, data in sorted(job.files.items())] if job else []
+        return [FileEntry(path, len(data)) for path, data in sorted(self._files(job).items())] if job else []
+
+    def _files(self, job: _Job) -> dict[str, bytes]:
+        return job.files | self._saved.get(job.launch.checkpoint_id or job.launch.lease_id, {})
 
     def read_file(self, lease_id: str, path: str) -> bytes | None:
         """Bytes of one of :meth:`files`."""
         job = self._jobs.get(lease_id)
-        return job.files.get(path) if job else None
+        return self._files(job).get(path) if job else None
+
+    def open_file(self, lease_id: str, path: str) -> BinaryIO | None:
+        """One of :meth:`files`, to read from."""
+        data = self.read_file(lease_id, path)
+        return None if data is None else io.BytesIO(data)
 
     def root_pids(self, lease_id: str) -> list[int]:
         """None of its jobs has processes."""
@@ -171,8 +238,8 @@ class FakeEngine:
 
     # ------------------------------------------------------------
 
-    def _end(self, lease_id: str, ending: str, exit_code: int | None, message: str = "") -> None:
-        code = "time_limit" if ending == "timed_out" else ending
+    def _end(self, lease_id: str, ending: str, exit_code: int | None, message: str = "", code: str = "") -> None:
+        code = code or ("time_limit" if ending == "timed_out" else ending)
         self._see(
             lease_id,
             state="exited",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import math
 import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from fastgpu_hub.broker.ports.world import FileEntry
+from fastgpu_hub.broker.ports.world import FileEntry, Reported
 from fastgpu_hub.engines import orphans, safe_files
 from fastgpu_hub.engines.shepherd import boot_id, read_json, wall_ms, write_json
 
@@ -27,6 +28,12 @@ def _take(lock: int) -> bool:
     return False
 
 
+CHECKPOINTS = "checkpoints"
+CHECKPOINT_PREFIX = "@checkpoints/"  # in listings; no name that a job would choose for a folder of its own
+METRICS_FILE = "metrics.jsonl"
+METRICS_END_BYTES = 2 * 1024 * 1024
+
+
 class JobFolder:
     """``jobs/LEASE_ID``: ``launch.json shepherd.json started.json stop.json exit.json lock output.log work/ run/``.
 
@@ -38,23 +45,24 @@ class JobFolder:
         self.path = path
         self.work = path / "work"
         self.progress_file = path / "run" / "progress"
+        self._name = str(path)  # joining texts is what is done most, and paths take their time
 
     def record(self, name: str) -> dict[str, Any] | None:
         """``launch``, ``shepherd``, ``started``, ``stop`` or ``exit``; None when not (yet) written."""
-        return read_json(str(self.path), f"{name}.json")
+        return read_json(self._name, f"{name}.json")
 
     def write(self, name: str, record: dict[str, Any], *, durable: bool = False) -> None:
         """Write a record in one step."""
-        write_json(str(self.path), f"{name}.json", record, durable=durable)
+        write_json(self._name, f"{name}.json", record, durable=durable)
 
     def known(self) -> bool:
         """Whether the job ever got so far that something of it may have run, or its failure was recorded."""
-        return (self.path / "shepherd.json").exists() or (self.path / "exit.json").exists()
+        return os.path.exists(f"{self._name}/shepherd.json") or os.path.exists(f"{self._name}/exit.json")
 
     def create(self) -> int | None:
         """Make a fresh folder and take its lock; None when the job is known already or somebody has the lock."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        lock = os.open(f"{self._name}/lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         if not _take(lock) or self.known():
             os.close(lock)
             return None
@@ -70,7 +78,7 @@ class JobFolder:
     def locked(self) -> bool:
         """Whether somebody still answers for the job."""
         try:
-            fd = os.open(self.path / "lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(f"{self._name}/lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
         try:
@@ -94,7 +102,7 @@ class JobFolder:
             return record
         shepherd = self.record("shepherd")
         if shepherd is None:
-            return self.close("failed_to_start", "Its supervising process could not be started.")
+            return self.close("failed_to_start", "Its supervising process could not be started.", fault=True)
         started = self.record("started") or {}
         started_ms = started.get("at_ms")
         if shepherd["boot_id"] != boot_id():
@@ -115,30 +123,47 @@ class JobFolder:
         return self.close("killed", "The job's supervising process was killed.", started_ms, ended_ms)
 
     def close(
-        self, ending: str, message: str, started_ms: int | None = None, ended_ms: int | None = None
+        self,
+        ending: str,
+        message: str,
+        started_ms: int | None = None,
+        ended_ms: int | None = None,
+        *,
+        fault: bool = False,
     ) -> dict[str, Any]:
-        """Record an end that no shepherd has recorded."""
+        """Record an end that no shepherd has recorded; ``fault``: the job was not to blame that it did not start."""
         record = {
             "ending": ending,
             "exit_code": None,
             "started_ms": started_ms,
             "ended_ms": wall_ms() if ended_ms is None else ended_ms,
             "message": message,
+            "fault": fault,
         }
         self.write("exit", record, durable=True)
         return record
 
+    def say(self, chunk: bytes) -> None:
+        """Add to the output, before anything of the job runs."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        with contextlib.suppress(OSError):  # a full disk costs log lines, never the job
+            log = os.open(self.path / "output.log", flags, 0o600)
+            try:
+                os.write(log, chunk)
+            finally:
+                os.close(log)
+
     def log_size(self) -> int:
         """Bytes of output so far."""
         try:
-            return (self.path / "output.log").stat().st_size
+            return os.stat(f"{self._name}/output.log").st_size
         except OSError:
             return 0
 
     def read_log(self, offset: int, limit_bytes: int) -> bytes:
         """Output from ``offset`` on, at most ``limit_bytes``."""
         try:
-            with open(self.path / "output.log", "rb") as file:
+            with open(f"{self._name}/output.log", "rb", buffering=0) as file:
                 file.seek(max(0, offset))
                 return file.read(max(0, limit_bytes))
         except OSError:
@@ -153,10 +178,36 @@ class JobFolder:
             return None
         return min(1.0, max(0.0, value)) if math.isfinite(value) else None
 
+    def metrics(self) -> Reported:
+        """The figures that the job reports of itself, as it wrote them."""
+        return safe_files.read_ends(str(self.progress_file.parent), METRICS_FILE, METRICS_END_BYTES)
+
+    def checkpoints(self, first_id: str = "") -> Path:
+        """The folder for the save points of all attempts at a job, named after the first one."""
+        return self.path.parent.parent / CHECKPOINTS / (first_id or self.path.name)
+
     def files(self) -> list[FileEntry]:
-        """Files in ``work/``."""
-        return safe_files.list_files(str(self.work))
+        """Files in ``work/``, and the job's save points under ``@checkpoints/``."""
+        saved = safe_files.list_files(self._saved_in())
+        kept = [FileEntry(f"{CHECKPOINT_PREFIX}{entry.path}", entry.size_bytes) for entry in saved]
+        return kept + safe_files.list_files(str(self.work))
+
+    def _saved_in(self) -> str:
+        return str((self.record("launch") or {}).get("checkpoints") or self.checkpoints())
+
+    def _find(self, path: str) -> tuple[str, str]:
+        """In which folder a listed file lies, and its path there."""
+        if path.startswith(CHECKPOINT_PREFIX):
+            return self._saved_in(), path.removeprefix(CHECKPOINT_PREFIX)
+        return str(self.work), path
 
     def read_file(self, path: str) -> bytes | None:
-        """A file in ``work/``."""
-        return safe_files.read_file(str(self.work), path)
+        """One of the files listed."""
+        return safe_files.read_file(*self._find(path))
+
+    def open_file(self, path: str) -> BinaryIO | None:
+        """One of the files listed, to read from; None when there is none."""
+        try:
+            return safe_files.open_file(*self._find(path))
+        except OSError:
+            return None

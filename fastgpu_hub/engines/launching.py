@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
+import json
 import os
 import pwd
-import signal
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from fastgpu_hub.broker.jobs_input import check_job_input
 from fastgpu_hub.broker.ports.world import Launch
-from fastgpu_hub.engines import safe_files, shepherd
+from fastgpu_hub.engines import safe_files
 from fastgpu_hub.engines.blobs import BlobFolder
-from fastgpu_hub.engines.job_folder import JobFolder
+from fastgpu_hub.engines.job_folder import METRICS_FILE, JobFolder
 from fastgpu_hub.pricing.explain import Refused
 
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -76,7 +72,13 @@ def job_argv(launch: Launch, python: str) -> list[str]:
 
 
 def job_environment(
-    launch: Launch, python: str, user: SystemUser, passed: Mapping[str, str], progress_file: str
+    launch: Launch,
+    python: str,
+    user: SystemUser,
+    passed: Mapping[str, str],
+    progress_file: str,
+    checkpoints: str,
+    grace_ms: int,
 ) -> dict[str, str]:
     """Everything a job finds in its environment: little of the service's own (``passed``), its owner's, the lease's."""
     lease = {
@@ -85,7 +87,13 @@ def job_environment(
         "FASTGPU_JOB_ID": launch.lease_id,
         "FASTGPU_LEASE_ID": launch.lease_id,
         "FASTGPU_PROGRESS_FILE": progress_file,
+        "FASTGPU_METRICS_FILE": os.path.join(os.path.dirname(progress_file), METRICS_FILE),
+        "FASTGPU_CHECKPOINT_DIR": checkpoints,
+        "FASTGPU_ATTEMPT": str(launch.attempt),
+        "FASTGPU_GRACE_SECONDS": f"{grace_ms / 1000:g}",
     }
+    if launch.parameters:
+        lease["FASTGPU_PARAMETERS"] = json.dumps(dict(launch.parameters))
     if launch.simulated:
         lease["FASTGPU_SIMULATED"] = "1"
     return {
@@ -127,9 +135,15 @@ def prepare(
             safe_files.give_away(work, user.uid, user.gid)
     finally:
         os.close(work)
+    checkpoints = folder.checkpoints(launch.checkpoint_id)
+    checkpoints.mkdir(mode=0o700, exist_ok=True)
+    grace_ms = grace_ms if launch.grace_ms is None else launch.grace_ms
     record = {
         "argv": job_argv(launch, python),
-        "environment": job_environment(launch, python, user, passed, str(folder.progress_file)),
+        "environment": job_environment(
+            launch, python, user, passed, str(folder.progress_file), str(checkpoints), grace_ms
+        ),
+        "checkpoints": str(checkpoints),
         "work": str(folder.work),
         "user": user.name,
         "python": python,
@@ -139,7 +153,8 @@ def prepare(
     }
     if as_owner:
         record |= {"uid": user.uid, "gid": user.gid, "groups": user.groups}
-        os.chown(folder.progress_file.parent, user.uid, user.gid)
+        for given in (folder.progress_file.parent, checkpoints):
+            os.chown(given, user.uid, user.gid)
         folder.path.chmod(0o711)  # so that the user gets to work/; everything beside it is 0600
     folder.write("launch", record)
 
@@ -154,37 +169,3 @@ def _place_inputs(work: int, inputs: Mapping[str, str], blobs: BlobFolder) -> No
             safe_files.place_file(work, path, source)
         finally:
             os.close(source)
-
-
-def spawn(folder: Path, lock: int) -> tuple[int, int]:
-    """Start the shepherd of a prepared job: its pid, and a pipe that becomes readable when it has news or is gone.
-
-    The shepherd takes over the lock. It gets next to nothing of our environment, and signals that ask it to stop are
-    held back until it can obey them.
-    """
-    reader, writer = os.pipe()
-    # Copies above the numbers that the shepherd expects, so that none overwrites the other on its way there.
-    high_lock, high_writer = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (lock, writer))
-    try:
-        pid = os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-I", "-S", shepherd.__file__, str(folder)],
-            {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ},
-            file_actions=_shepherd_files(high_lock, high_writer),
-            setsid=True,
-            setsigmask=list(shepherd.STOP_SIGNALS),
-            setsigdef=[signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE],
-        )
-    except BaseException:
-        os.close(reader)
-        raise
-    finally:
-        for fd in (writer, high_lock, high_writer):
-            os.close(fd)
-    os.set_blocking(reader, False)
-    return pid, reader
-
-
-def _shepherd_files(lock: int, tell: int) -> list[tuple[Any, ...]]:
-    devnull = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_RDWR, 0) for fd in (0, 1, 2)]
-    return [(os.POSIX_SPAWN_DUP2, lock, shepherd.LOCK_FD), (os.POSIX_SPAWN_DUP2, tell, shepherd.TELL_FD), *devnull]

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
 
 from fastgpu_hub.broker.jobs_input import MAX_PATH_DEPTH, check_input_paths
-from fastgpu_hub.broker.ports.world import FileEntry
+from fastgpu_hub.broker.ports.world import FileEntry, Reported
 
 MAX_READ_BYTES = 256 * 1024 * 1024
 MAX_LISTED = 10_000
+_AT_ONCE = 100
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Not blocking: opening a named pipe would wait for its other end.
@@ -47,27 +51,50 @@ def read_file(folder: str, path: str, limit_bytes: int = MAX_READ_BYTES) -> byte
     None when there is none, when the path is not plain and relative or leads through a link, and when the file is
     larger than ``limit_bytes``.
     """
-    if check_input_paths([path]):
-        return None
-    *folders, name = path.split("/")
     try:
-        root = os.open(folder, _FOLDER)
-        try:
-            parent = _open_beneath(root, folders)
-            try:
-                fd = os.open(name, _FILE, dir_fd=parent)
-            finally:
-                os.close(parent)
-            with os.fdopen(fd, "rb") as file:
-                status = os.fstat(fd)
-                if not _own_regular_file(status, os.fstat(root).st_uid) or status.st_size > limit_bytes:
-                    return None
-                data = file.read(limit_bytes + 1)
-                return data if len(data) <= limit_bytes else None
-        finally:
-            os.close(root)
+        with open_file(folder, path) as file:
+            if os.fstat(file.fileno()).st_size > limit_bytes:
+                return None
+            data = file.read(limit_bytes + 1)
+            return data if len(data) <= limit_bytes else None
     except OSError:
         return None
+
+
+def read_ends(folder: str, path: str, end_bytes: int) -> Reported:
+    """Whole lines of a file that :func:`read_file` would read, whatever its size: of one that is longer than twice
+    ``end_bytes`` so much of its beginning and of its end. Nothing when there is none."""
+    try:
+        with open_file(folder, path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size <= 2 * end_bytes:
+                return Reported(file.read(2 * end_bytes), size)
+            begin = file.read(end_bytes).rpartition(b"\n")[0]
+            file.seek(size - end_bytes)
+            return Reported(begin + b"\n" + file.read(end_bytes).partition(b"\n")[2], size)
+    except OSError:
+        return Reported()
+
+
+def open_file(folder: str, path: str) -> BinaryIO:
+    """As :func:`read_file`, of any size, to read from. Raises OSError where there is none to be read."""
+    if check_input_paths([path]):
+        raise FileNotFoundError(path)
+    *folders, name = path.split("/")
+    root = os.open(folder, _FOLDER)
+    try:
+        parent = _open_beneath(root, folders)
+        try:
+            fd = os.open(name, _FILE, dir_fd=parent)
+        finally:
+            os.close(parent)
+        file = os.fdopen(fd, "rb")
+        if not _own_regular_file(os.fstat(fd), os.fstat(root).st_uid):
+            file.close()
+            raise FileNotFoundError(path)
+        return file
+    finally:
+        os.close(root)
 
 
 def list_files(folder: str) -> list[FileEntry]:
@@ -138,3 +165,19 @@ def give_away(root: int, uid: int, gid: int) -> None:
         for name in (*folders, *files):
             os.chown(name, uid, gid, dir_fd=here, follow_symlinks=False)
     os.fchown(root, uid, gid)
+
+
+def remove_folders(folders: Sequence[Path]) -> None:
+    """Remove folders with all that is in them, however deep and whatever its rights; those that are not there are none.
+
+    Links are removed, never followed, and nothing of another file system is. Raises OSError naming what stays.
+    """
+    there = [str(folder) for folder in folders if os.path.lexists(folder)]
+    for begin in range(0, len(there), _AT_ONCE):
+        some = there[begin : begin + _AT_ONCE]
+        # Not shutil: a tree may be deeper than Python recurses.
+        if subprocess.run(["rm", "-rf", "--one-file-system", "--", *some], capture_output=True, check=False).returncode:
+            subprocess.run(["chmod", "-R", "u+rwX", "--", *some], capture_output=True, check=False)
+            done = subprocess.run(["rm", "-rf", "--one-file-system", "--", *some], capture_output=True, check=False)
+            if done.returncode:
+                raise OSError(done.stderr.decode(errors="replace").strip()[:500])

@@ -1,35 +1,39 @@
-"""Supervisor of one job: ``python -I -S shepherd.py JOB_FOLDER``. Standard library only, imports none of ours.
+"""Supervisor of jobs, one after the other, forked by ``fork_server.py``. Standard library only, imports none of ours.
 
-In a session of its own it outlasts the service, and the job's processes cannot get away from it (child subreaper). It
-reads ``launch.json`` and writes, each in one rename:
+In a session of its own it outlasts the service and the fork server, and a job's processes cannot get away from it
+(child subreaper): it has no other job before none of them is left. It reads ``launch.json`` in the job's folder and
+writes, each in one rename:
 
 - ``shepherd.json`` before anything of the job runs: who supervises it, in which boot of the machine,
 - ``started.json`` once the command has been executed,
 - ``exit.json`` when no process of the job is left: exit code, ending, when.
 
-Open files it is given: 3 is the job's lock, held by the mere open file until this process is gone, whatever ends it;
-4 is a pipe on which one byte says that ``started.json`` or ``exit.json`` is there. SIGTERM asks for a stop;
-``stop.json`` may hold the grace for it. The modification time of the lock file is a heartbeat.
+Open file 3 is the engine's socket. A message on it is a job: its folder, and its lock, which becomes open file 4 and is
+held by that mere open file until the end is recorded or this process is gone, whatever ends it. One byte back says that
+``started.json`` or ``exit.json`` is there. When the socket is closed, the service is gone: then it ends with its job.
+SIGTERM asks for a stop; ``stop.json`` may hold the grace for it. The modification time of the lock file is a heartbeat.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import select
 import signal
-import sys
+import socket
 import time
-import warnings  # noqa: F401  (os.execvpe imports it, too late where the job's user cannot read our Python's files)
+from functools import cache
 
 TYPE_CHECKING = False  # importing typing would take as long as everything else here together
 if TYPE_CHECKING:
     from typing import Any
 
-LOCK_FD = 3
-TELL_FD = 4
+CONTROL_FD = 3
+LOCK_FD = 4
+MOST_PATH_BYTES = 8192
 HEARTBEAT_SECONDS = 10.0
 LEFTOVER_PAUSE_SECONDS = 0.2  # what ends by itself right after the command (a `tee`) is let finish
 LEFTOVER_GRACE_SECONDS = 1.0
@@ -38,6 +42,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def wall_ms() -> int:
@@ -54,6 +59,7 @@ def _elapsed() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+@cache
 def boot_id() -> str:
     """Names this boot of the machine; another value means that every process from before is gone."""
     with open("/proc/sys/kernel/random/boot_id") as file:
@@ -164,20 +170,22 @@ def read_json(folder: str, name: str) -> dict[str, Any] | None:
 
 
 def _prctl(option: int, value: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+    if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl failed")
 
 
 class Log:
     """The job's output: copied from its pipe into ``output.log``, up to a limit that the log itself mentions."""
 
-    def __init__(self, path: str, limit_bytes: int) -> None:
+    def __init__(self, path: str, limit_bytes: int, reader: int) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         self._limit = limit_bytes
         self._left = limit_bytes
-        self.reader, self.writer = os.pipe()
-        os.set_blocking(self.reader, False)
+        self.reader = reader
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self._fd)
 
     def copy(self, most_bytes: int = 1 << 20) -> bool:
         """Copy what is there; False at the end of the pipe (every writer has closed it)."""
@@ -206,25 +214,88 @@ class Log:
                 data = data[os.write(self._fd, data) :]
 
 
-def _execute(launch: dict[str, Any], log: Log, shepherd: int) -> None:
-    """In the child: become the job. Only returns by raising; what went wrong is the exception's text."""
-    os.setsid()
-    for fd, source in enumerate((os.open("/dev/null", os.O_RDONLY), log.writer, log.writer)):
-        os.dup2(source, fd)
-    signal.set_wakeup_fd(-1)
-    for number in (*STOP_SIGNALS, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
-    os.umask(0o022)
+class Ready:
+    """A child that waits to become a job: most of what a start takes is done before there is a job to start."""
+
+    def __init__(self) -> None:
+        self.log_reader, log_writer = os.pipe()
+        os.set_blocking(self.log_reader, False)
+        go, self._go = os.pipe()
+        self._errors, errors = os.pipe()
+        me = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _stand_by(go, log_writer, errors, me)
+        for fd in (go, log_writer, errors):
+            os.close(fd)
+
+    def start(self, folder: str) -> str:
+        """Let it become the job in that folder; the empty string, or what went wrong."""
+        os.write(self._go, os.fsencode(folder))
+        with open(self._errors, "rb", closefd=False) as errors:
+            return errors.read().decode(errors="replace")
+
+    def close(self) -> None:
+        """Let go of it. One that became no job ends."""
+        for fd in (self._go, self._errors, self.log_reader):
+            os.close(fd)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+
+
+def _stand_by(go: int, log: int, errors: int, shepherd: int) -> None:
+    """In the child: wait for the word, become the job. Never returns; what goes wrong is written down."""
+    launch: dict[str, Any] = {"work": "", "argv": [""], "user": "", "python": ""}
+    try:
+        os.close(CONTROL_FD)
+        os.setsid()
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # those that we have handlers for, exec resets
+            signal.signal(number, signal.SIG_DFL)
+        os.umask(0o022)
+        _die_with(shepherd)
+        folder = os.fsdecode(os.read(go, MOST_PATH_BYTES))
+        if not folder:
+            os._exit(0)
+        launch = read_json(folder, "launch.json") or launch
+        _execute(launch, shepherd)
+    except BaseException as error:
+        os.write(errors, _why(error, launch).encode(errors="replace")[:1000])
+    os._exit(127)
+
+
+def _die_with(shepherd: int) -> None:
+    """Without its supervisor the job would run unlimited."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != shepherd:
+        os._exit(1)
+
+
+def _execute(launch: dict[str, Any], shepherd: int) -> None:
+    """Become the job. Only returns by raising; what went wrong is the exception's text."""
     if launch.get("uid") is not None:
         os.setgroups(launch["groups"])
         os.setgid(launch["gid"])
         os.setuid(launch["uid"])
-    # Without its supervisor the job would run unlimited; set after setuid, which clears it.
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != shepherd:
-        os._exit(1)
+        _die_with(shepherd)  # again, for this has cleared it
     os.chdir(launch["work"])
-    os.execvpe(launch["argv"][0], launch["argv"], launch["environment"])  # noqa: S606  the point of it: no shell
+    _replace_by(launch["argv"], launch["environment"])
+
+
+def _replace_by(argv: list[str], environment: dict[str, str]) -> None:
+    """Execute a program, found on its own PATH. Only returns by raising: the error of the first place that has it."""
+    folders = [""] if "/" in argv[0] else environment.get("PATH", os.defpath).split(":")
+    lacks: OSError | None = None
+    found: OSError | None = None
+    for folder in folders:
+        try:
+            os.execve(os.path.join(folder, argv[0]), argv, environment)  # noqa: S606  the point of it: no shell
+        except (FileNotFoundError, NotADirectoryError) as error:
+            lacks = error
+        except OSError as error:
+            found = found or error
+    raise found or lacks or OSError(errno.ENOENT, os.strerror(errno.ENOENT), argv[0])
 
 
 def _why(error: BaseException, launch: dict[str, Any]) -> str:
@@ -271,11 +342,12 @@ def _closed_to_us(path: str) -> str:
 class Shepherd:
     """One job from its start to the end of its last process."""
 
-    def __init__(self, folder: str, launch: dict[str, Any]) -> None:
+    def __init__(self, folder: str, launch: dict[str, Any], ready: Ready) -> None:
         self.folder = folder
         self.launch = launch
-        self.log = Log(os.path.join(folder, "output.log"), launch["max_log_bytes"])
-        self.root = 0
+        self.log = Log(os.path.join(folder, "output.log"), launch["max_log_bytes"], ready.log_reader)
+        self.root = ready.pid
+        self._ready = ready
         self.root_status: int | None = None
         self.ending = "exit"
         self.stop_asked = False
@@ -288,13 +360,21 @@ class Shepherd:
         """Start the command, wait until nothing of it is left; the record for ``exit.json``."""
         self._wake, wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
+        try:
+            return self._run()
+        finally:
+            signal.set_wakeup_fd(-1)
+            os.close(self._wake)
+            os.close(wake_writer)
+
+    def _run(self) -> dict[str, Any]:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in STOP_SIGNALS:
             signal.signal(number, self._on_stop)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # the engine starts us with these blocked
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # held back since the job was taken
         if read_json(self.folder, "stop.json"):
             return {"ending": "stopped", "exit_code": None}
-        if failure := self._start():
+        if failure := self._ready.start(self.folder):
             end_all()
             return {"ending": "failed_to_start", "exit_code": None, "message": failure}
         started_ms, began = wall_ms(), elapsed_ms()
@@ -309,22 +389,6 @@ class Shepherd:
         self.log.copy(1 << 26)
         code = self._exit_code()
         return {"ending": self.ending, "exit_code": code, "started_ms": started_ms, "ended_ms": ended_ms}
-
-    def _start(self) -> str:
-        """Fork and execute; the empty string, or what went wrong."""
-        errors_reader, errors_writer = os.pipe()
-        me = os.getpid()
-        self.root = os.fork()
-        if self.root == 0:
-            try:
-                _execute(self.launch, self.log, me)
-            except BaseException as error:
-                os.write(errors_writer, _why(error, self.launch).encode(errors="replace")[:1000])
-            os._exit(127)
-        os.close(errors_writer)
-        os.close(self.log.writer)
-        with os.fdopen(errors_reader, "rb") as errors:
-            return errors.read().decode(errors="replace")
 
     def _on_stop(self, *_: object) -> None:
         self.stop_asked = True
@@ -404,22 +468,18 @@ class Shepherd:
 
 def _tell() -> None:
     with contextlib.suppress(OSError):  # the service that asked may be gone; its successor reads the files
-        os.write(TELL_FD, b"!")
+        os.write(CONTROL_FD, b"!")
 
 
-def main(folder: str) -> None:
+def supervise(folder: str, ready: Ready) -> None:
     """Supervise the job in ``folder`` to its end."""
-    for fd in (LOCK_FD, TELL_FD):
-        os.set_inheritable(fd, False)
-    os.closerange(TELL_FD + 1, 65536)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    job: Shepherd | None = None
     try:
-        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
         me = os.getpid()
         launch = read_json(folder, "launch.json")
         if launch is None:
             raise OSError("launch.json cannot be read")
-        job = Shepherd(folder, launch)
+        job = Shepherd(folder, launch, ready)
         record = {"pid": me, "start_ticks": start_ticks(me), "boot_id": boot_id(), "at_ms": wall_ms()}
         write_json(folder, "shepherd.json", record | {"log_pipe": os.fstat(job.log.reader).st_ino})
         result = job.run()
@@ -428,6 +488,7 @@ def main(folder: str) -> None:
         end_all()
         ending = "killed" if started else "failed_to_start"
         result = {"ending": ending, "exit_code": None, "started_ms": started.get("at_ms"), "message": str(error)}
+        result["fault"] = True  # ours: what is wrong with the job's command comes back from the child
     result.setdefault("ended_ms", wall_ms())
     while True:  # a full disk: the lock stays held, so nobody takes the job for lost
         try:
@@ -436,8 +497,39 @@ def main(folder: str) -> None:
         except OSError:
             time.sleep(1)
     _tell()
+    ready.close()
+    if job is not None:
+        job.log.close()
+
+
+def _next_job(control: socket.socket) -> str:
+    """Wait for a job and take its lock; the empty string when none will come any more.
+
+    A stop ends this process while it has no job. From the job's message on it is held back until it can be obeyed.
+    """
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    message, files, _, _ = socket.recv_fds(control, MOST_PATH_BYTES, 1)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    for lock in files:
+        if lock != LOCK_FD:
+            os.dup2(lock, LOCK_FD)
+            os.close(lock)
+        os.set_inheritable(LOCK_FD, False)
+    return os.fsdecode(message)
+
+
+def main() -> None:
+    """Supervise one job after the other."""
+    os.set_inheritable(CONTROL_FD, False)
+    os.closerange(CONTROL_FD + 1, 65536)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    control = socket.socket(fileno=CONTROL_FD)
+    ready = Ready()
+    while folder := _next_job(control):
+        supervise(folder, ready)
+        os.close(LOCK_FD)
+        ready = Ready()
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

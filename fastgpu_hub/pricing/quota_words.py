@@ -14,6 +14,7 @@ CONCURRENT_GPUS = "concurrent_gpus"
 GPU_SECONDS = "gpu_seconds"
 SPEND_MICROS = "spend_micros"
 CREDIT_SHARE = "credit_share_percent"
+ARTIFACT_BYTES = "artifact_bytes"
 
 
 def over(state: QuotaState, wanted: int, currency: str = "") -> str:
@@ -49,11 +50,14 @@ def instead(state: QuotaState, wanted: int, frees_ms: int | None, currency: str 
     quota, fits_alone = state.quota, wanted <= state.limit
     smallest_shown = 36 if quota.metric == GPU_SECONDS else 1  # a hundredth of a GPU-hour
     left = _amount(quota, state.left, currency)
-    choices = [f"ask for at most {left}"] if state.left >= smallest_shown else []
+    verb = "keep" if quota.metric == ARTIFACT_BYTES else "ask for"
+    choices = [f"{verb} at most {left}"] if state.left >= smallest_shown else []
     if frees_ms is not None:
         choices.append(f"wait until {windows.when(frees_ms, quota.time_zone)}")
     elif fits_alone and quota.metric == CONCURRENT_GPUS:
         choices.append("wait until running work gives GPUs back")
+    elif quota.metric == ARTIFACT_BYTES:
+        choices.append("delete kept files that are not needed any more" if fits_alone else "have the limit raised")
     elif fits_alone and (quota.metric == CREDIT_SHARE or quota.window == "rolling"):
         choices.append("wait until running work has ended")
     else:
@@ -75,6 +79,8 @@ def label(quota: Quota, currency: str = "") -> str:
         amount, period = f"{_gpus(quota.limit)}{of_type} at once", ""
     elif quota.metric == CREDIT_SHARE:
         amount, period = f"{quota.limit} % of the credit left at once", ""
+    elif quota.metric == ARTIFACT_BYTES:
+        amount, period = f"{format_bytes(quota.limit)} of kept files", ""
     else:
         on_type = f" on {quota.gpu_type}" if quota.gpu_type and quota.metric == SPEND_MICROS else of_type
         amount = _amount(quota, quota.limit, currency).replace(".00 GPU-hours", " GPU-hours") + on_type
@@ -100,9 +106,20 @@ def _amount(quota: Quota, value: int, currency: str, *, up: bool = False) -> str
         return _gpus(value)
     if quota.metric in (SPEND_MICROS, CREDIT_SHARE):
         return format_money(value, currency)
+    if quota.metric == ARTIFACT_BYTES:
+        return format_bytes(value, up=up)
     hundredths = -(-value // 36) if up else value // 36
     whole, rest = divmod(hundredths, 100)
     return f"{whole}.{rest:02d} GPU-hours"
+
+
+def format_bytes(size: int, *, up: bool = False) -> str:
+    """A size for people, ``1.5 GiB``: rounded down, or ``up``, to a tenth of its unit."""
+    for unit, width in (("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if size >= 1 << width:
+            whole, tenth = divmod(-(-size * 10 >> width) if up else size * 10 >> width, 10)
+            return f"{whole}.{tenth} {unit}" if tenth else f"{whole} {unit}"
+    return f"{size} byte{'s' * (size != 1)}"
 
 
 def _gpus(count: int) -> str:

@@ -19,6 +19,7 @@ from fastgpu_hub.pricing import calendars, quota_words, rolling, windows
 from fastgpu_hub.pricing.explain import Refused
 from fastgpu_hub.pricing.money import MAX_MICROS
 from fastgpu_hub.pricing.promotions import Customer
+from fastgpu_hub.pricing.quota_words import ARTIFACT_BYTES as ARTIFACT_BYTES
 from fastgpu_hub.pricing.quota_words import CONCURRENT_GPUS as CONCURRENT_GPUS
 from fastgpu_hub.pricing.quota_words import CREDIT_SHARE as CREDIT_SHARE
 from fastgpu_hub.pricing.quota_words import GPU_SECONDS as GPU_SECONDS
@@ -36,6 +37,7 @@ _CODES = {
     GPU_SECONDS: "quota_gpu_hours",
     SPEND_MICROS: "quota_spend",
     CREDIT_SHARE: "quota_credit_share",
+    ARTIFACT_BYTES: "quota_artifact_bytes",
 }
 _SCOPES = ("site", "class", "member", "person")
 _CALENDAR = ("day", "week", "month")
@@ -48,8 +50,8 @@ class Quota:
 
     ``scope``: ``site`` (everyone together), ``class`` (all that is charged to the class ``name``), ``member`` (each
     person's part of that), ``person`` (``name``, whoever pays). ``metric``: ``concurrent_gpus`` (GPUs),
-    ``gpu_seconds``, ``spend_micros``, or ``credit_share_percent``: a member's holds are at most so many percent of what
-    is left of the class's credit and they hold themselves. ``window``: ``day``, ``week`` (from Monday), ``month``
+    ``gpu_seconds``, ``spend_micros``, ``artifact_bytes`` (of kept files), or ``credit_share_percent``: a member's holds
+    are at most so many percent of what is left of the class's credit and they hold themselves. ``window``: ``day``, ``week`` (from Monday), ``month``
     (calendar, in ``time_zone``), ``term`` (counts what starts in ``[starts_ms, ends_ms)``, does not apply outside),
     ``rolling`` (the last ``rolling_ms``, at most 366 days) or ``always``. A ``soft`` limit warns and refuses nothing.
 
@@ -80,6 +82,8 @@ class Quota:
         windows.zone(self.time_zone)
         if self.metric == CREDIT_SHARE:
             _check_share(self)
+        if self.metric == ARTIFACT_BYTES and (self.gpu_type is not None or self.window not in ("always", "term")):
+            raise ValueError("a limit on kept files is for no GPU type, and not per window: they stay until they go")
         _check_window(self)
 
 
@@ -181,12 +185,12 @@ class QuotaState:
 def applicable(quotas: Iterable[Quota], customer: Customer, gpu_type: str | None = None) -> list[Quota]:
     """The limits a request must fit: the site's, the person's, and the class's and member's if the class pays.
 
-    Without a ``gpu_type`` limits on every type are included.
+    Without a ``gpu_type`` limits on every type are included, and those on kept files, which no request for GPUs meets.
     """
     return [
         quota
         for quota in quotas
-        if (gpu_type is None or quota.gpu_type in (None, gpu_type))
+        if (gpu_type is None or (quota.gpu_type in (None, gpu_type) and quota.metric != ARTIFACT_BYTES))
         and (
             quota.scope == "site"
             or (quota.scope == "person" and quota.name == customer.owner)

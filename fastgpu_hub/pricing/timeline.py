@@ -59,6 +59,16 @@ class Timeline:
         lengths = (end_ms - begin_ms for begin_ms, end_ms in pairwise((*self._begins, until_ms)))
         self._before = list(accumulate(map(Terms.amount_micros, self._terms, lengths), initial=0))
 
+    @property
+    def starts_anywhere(self) -> bool:
+        """Whether prices are known of intervals that begin later, too."""
+        return not self._spends_allowance
+
+    @property
+    def edges(self) -> list[int]:
+        """Every instant at which a segment begins but the first: where terms change, or lines are cut."""
+        return self._begins[1:]
+
     def cost_micros(self, from_ms: int, until_ms: int) -> int:
         """What the interval costs, to the micro-unit that the sum of its lines has.
 
@@ -205,6 +215,28 @@ class RateCard:
             customer, gpu_type, gpu_count, from_ms, until_ms, quotas, standings, cuts, starts
         )
         return Timeline(segments, until_ms, start, spends_allowance=spends)
+
+    def edges(
+        self,
+        customer: Customer,
+        gpu_type: str,
+        from_ms: int,
+        until_ms: int,
+        *,
+        standings: Mapping[int, Standing] = _NO_STANDINGS,
+    ) -> list[int]:
+        """Instants strictly inside ``(from_ms, until_ms)`` at which the list price changes or any promotion that the
+        customer may have opens or closes, ascending: all that can change prices, whatever is used up on the way."""
+        whose = self._whose(customer, gpu_type, standings)
+        members = [self._by_id[key] for key in chain(*whose) if isinstance(key, int)]
+        members += chain.from_iterable(self._groups[key] for key in chain(*whose) if isinstance(key, str))
+        found = set(self.book.edges(gpu_type, from_ms, until_ms))
+        for promotion in members:
+            for chunk in range(from_ms // CHUNK_MS, until_ms // CHUNK_MS + 1):
+                found.update(self._hours(promotion.id, chunk)[1])
+                # What opens exactly where a chunk begins is no change within it.
+                found.add(chunk * CHUNK_MS)
+        return sorted(at_ms for at_ms in found if from_ms < at_ms < until_ms)
 
     def _segments(
         self,

@@ -27,6 +27,9 @@ MAX_SPAN_MS = 400 * MS_PER_DAY
 # 9000-01-01: calendars and offsets are only computed well within the years that datetime knows.
 LATEST_MS = 221_845_392_000_000
 
+# strftime's names follow the process's locale; what people read must not.
+DAY_NAMES = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+
 _ZONE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_+\-]*(?:/[A-Za-z0-9_+\-]+)*", re.ASCII)
 # Names in the database that mean something else on every machine, or that count leap seconds.
 _NO_ZONES = ("localtime", "posixrules", "posix", "right", "Factory")
@@ -74,6 +77,11 @@ def zone(name: str) -> ZoneInfo:
 def when(at_ms: int, time_zone: str) -> str:
     """An instant for people, as the clock in that zone shows it: ``2025-03-14 18:00 Europe/Berlin``."""
     return f"{_local(time_zone, at_ms):%Y-%m-%d %H:%M} {time_zone}"
+
+
+def day_and_time(at_ms: int, time_zone: str) -> str:
+    """As :func:`when`, with the day of the week: ``Fri 2025-03-14 18:00 Europe/Berlin``."""
+    return f"{DAY_NAMES[_local(time_zone, at_ms).weekday()]} {when(at_ms, time_zone)}"
 
 
 def active(starts_ms: int, ends_ms: int, weekly: tuple[WeeklyWindow, ...], time_zone: str, at_ms: int) -> bool:

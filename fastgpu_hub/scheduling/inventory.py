@@ -1,8 +1,9 @@
-"""The GPUs there are, who holds each, and which are fenced."""
+"""The GPUs there are, who holds each, and which are fenced; free ones are counted per node, in buckets."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import insort
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 VANISHED = "not found any more"
@@ -10,7 +11,7 @@ VANISHED = "not found any more"
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A leasable device: a whole GPU or a MIG slice, on a node."""
+    """A leasable device: a whole GPU, a MIG slice or a share of one, on a node."""
 
     uuid: str
     gpu_type: str
@@ -18,13 +19,89 @@ class Device:
     index: int = 0
 
 
+class Node:
+    """The devices of one type on one node: ``free`` are positions in ``devices``, in order; ``held`` counts by id."""
+
+    __slots__ = ("devices", "free", "held", "name", "usable", "uuids")
+
+    def __init__(self, name: str, devices: Sequence[Device]) -> None:
+        self.name, self.devices = name, devices
+        self.uuids = [device.uuid for device in devices]
+        self.free: list[int] = []
+        self.usable = 0
+        self.held: dict[str, int] = {}
+
+
+Places = Sequence[tuple[Node, int]]
+
+
+class Pool:
+    """All devices of one type. ``buckets[n]`` are the nodes with n free devices; bit n of ``mask``: there are some."""
+
+    __slots__ = ("buckets", "free", "gpu_type", "mask", "nodes", "usable", "widest")
+
+    def __init__(self, gpu_type: str) -> None:
+        self.gpu_type = gpu_type
+        self.nodes: dict[str, Node] = {}
+        self.buckets: list[dict[Node, None]] = []
+        self.mask = self.free = self.usable = self.widest = 0
+
+    def count_anew(self) -> None:
+        """Build the buckets from the nodes."""
+        most = max((len(node.devices) for node in self.nodes.values()), default=0)
+        self.buckets = [{} for _ in range(most + 1)]
+        self.mask = self.free = self.usable = self.widest = 0
+        for node in self.nodes.values():
+            self.buckets[len(node.free)][node] = None
+            self.mask |= 1 << len(node.free)
+            self.free += len(node.free)
+            self.usable += node.usable
+            self.widest = max(self.widest, node.usable)
+
+    def moved(self, node: Node, before: int) -> None:
+        """A node had ``before`` free devices and has another number now."""
+        after = len(node.free)
+        bucket = self.buckets[before]
+        del bucket[node]
+        if not bucket:
+            self.mask ^= 1 << before
+        bucket = self.buckets[after]
+        if not bucket:
+            self.mask |= 1 << after
+        bucket[node] = None
+        self.free += after - before
+
+    def nodes_for(self, count: int) -> int:
+        """How many whole nodes a request takes that is wider than any node; 1 for others."""
+        return 1 if count <= self.widest or not self.widest else -(-count // self.widest)
+
+    def could_ever(self, count: int) -> bool:
+        """Whether a request of this size could be placed if nobody held anything."""
+        if count <= self.widest:
+            return True
+        whole = sum(1 for node in self.nodes.values() if node.usable == self.widest)
+        return bool(self.widest) and self.nodes_for(count) <= whole
+
+
 @dataclass(slots=True)
 class Inventory:
     """Devices with their holder. Every device is free, held by one workload, or fenced (and then maybe still held)."""
 
     devices: dict[str, Device] = field(default_factory=dict)
-    holder: dict[str, str] = field(default_factory=dict)
     fenced: dict[str, str] = field(default_factory=dict)
+    pools: dict[str, Pool] = field(default_factory=dict)
+    _where: dict[str, tuple[Pool, Node, int]] = field(default_factory=dict)
+    _held: dict[str, list[tuple[Pool, Node, list[int]]]] = field(default_factory=dict)
+
+    @property
+    def holder(self) -> dict[str, str]:
+        """Who holds each device that is held, by uuid."""
+        return {
+            node.uuids[position]: who
+            for who, parts in self._held.items()
+            for _, node, positions in parts
+            for position in positions
+        }
 
     def discover(self, devices: Iterable[Device]) -> None:
         """Replace the list of devices.
@@ -32,54 +109,158 @@ class Inventory:
         One that vanished while held stays, fenced, until its holder is gone; it is well again when it is found again.
         """
         found = {device.uuid: device for device in devices}
+        holder = self.holder
         for uuid in found:
             if self.fenced.get(uuid) == VANISHED:
                 del self.fenced[uuid]
         for uuid in set(self.devices) - set(found):
-            if uuid in self.holder:
+            if uuid in holder:
                 self.fenced[uuid] = VANISHED
                 found[uuid] = self.devices[uuid]
             else:
                 self.fenced.pop(uuid, None)
         self.devices = found
+        self._sort(holder)
+
+    def add_vanished(self, device: Device) -> None:
+        """A device that is known to be held, though it is not found."""
+        holder = self.holder
+        self.devices[device.uuid] = device
+        self.fenced[device.uuid] = VANISHED
+        self._sort(holder)
+
+    def _sort(self, holder: dict[str, str]) -> None:
+        """Nodes, places and buckets from the devices."""
+        by_node: dict[tuple[str, str], list[Device]] = {}
+        for device in self.devices.values():
+            by_node.setdefault((device.gpu_type, device.node), []).append(device)
+        self.pools, self._where, self._held = {}, {}, {}
+        for (gpu_type, name), devices in sorted(by_node.items()):
+            devices.sort(key=lambda device: (device.index, device.uuid))
+            pool = self.pools.setdefault(gpu_type, Pool(gpu_type))
+            node = pool.nodes[name] = Node(name, devices)
+            for position, device in enumerate(devices):
+                self._where[device.uuid] = pool, node, position
+                who = holder.get(device.uuid)
+                if who is not None:
+                    self._note(who, pool, node, position)
+                if device.uuid not in self.fenced:
+                    node.usable += 1
+                    if who is None:
+                        node.free.append(position)
+        for pool in self.pools.values():
+            pool.count_anew()
+
+    def _note(self, who: str, pool: Pool, node: Node, position: int) -> None:
+        node.held[who] = node.held.get(who, 0) + 1
+        parts = self._held.setdefault(who, [])
+        for _, known, positions in parts:
+            if known is node:
+                positions.append(position)
+                return
+        parts.append((pool, node, [position]))
+
+    def fence(self, uuid: str, reason: str) -> None:
+        """Keep a device from being given out; one that is not known is passed over."""
+        if uuid in self.devices:
+            known = uuid in self.fenced
+            self.fenced[uuid] = reason
+            if not known:
+                self._usable(uuid, -1)
+
+    def unfence(self, uuid: str) -> None:
+        """A fenced device may be given out again."""
+        if self.fenced.pop(uuid, None) is not None and uuid in self.devices:
+            self._usable(uuid, +1)
+
+    def _usable(self, uuid: str, change: int) -> None:
+        pool, node, position = self._where[uuid]
+        if uuid not in self.holder:  # rare, so it may take its time
+            before = len(node.free)
+            if change > 0:
+                insort(node.free, position)
+            else:
+                node.free.remove(position)
+            pool.moved(node, before)
+        node.usable += change
+        pool.usable += change
+        pool.widest = max(each.usable for each in pool.nodes.values())
 
     def free(self, gpu_type: str) -> dict[str, list[Device]]:
         """Free, unfenced devices of a type by node, in index order."""
-        nodes: dict[str, list[Device]] = {}
-        for device in self.devices.values():
-            if device.gpu_type == gpu_type and device.uuid not in self.holder and device.uuid not in self.fenced:
-                nodes.setdefault(device.node, []).append(device)
-        for devices in nodes.values():
-            devices.sort(key=lambda device: (device.index, device.uuid))
-        return nodes
+        pool = self.pools.get(gpu_type)
+        nodes = pool.nodes.values() if pool else ()
+        return {node.name: [node.devices[place] for place in node.free] for node in nodes if node.free}
 
     def count(self, gpu_type: str) -> tuple[int, int]:
         """(usable, free) devices of a type; fenced ones are not usable."""
-        usable = sum(1 for d in self.devices.values() if d.gpu_type == gpu_type and d.uuid not in self.fenced)
-        return usable, sum(len(devices) for devices in self.free(gpu_type).values())
+        pool = self.pools.get(gpu_type)
+        return (pool.usable, pool.free) if pool else (0, 0)
 
     def largest_node(self, gpu_type: str) -> int:
-        """Most usable devices of a type on one node: the largest request that can ever be placed."""
-        nodes: dict[str, int] = {}
-        for device in self.devices.values():
-            if device.gpu_type == gpu_type and device.uuid not in self.fenced:
-                nodes[device.node] = nodes.get(device.node, 0) + 1
-        return max(nodes.values(), default=0)
+        """Most usable devices of a type on one node."""
+        pool = self.pools.get(gpu_type)
+        return pool.widest if pool else 0
 
     def gpu_types(self) -> list[str]:
         """Types there are, in alphabetical order."""
-        return sorted({device.gpu_type for device in self.devices.values()})
+        return sorted(self.pools)
+
+    def give(self, pool: Pool, places: Places, holder: str) -> tuple[str, ...]:
+        """Give free devices of these nodes to a workload, the first ones of each; returns their uuids."""
+        uuids: list[str] = []
+        parts = self._held[holder] = []
+        for node, count in places:
+            free = node.free
+            before = len(free)
+            positions = free[:count]
+            del free[:count]
+            names = node.uuids
+            for position in positions:
+                uuids.append(names[position])
+            node.held[holder] = count
+            parts.append((pool, node, positions))
+            pool.moved(node, before)
+        return tuple(uuids)
 
     def take(self, uuids: Iterable[str], holder: str) -> None:
-        """Give devices to a workload. Raises ValueError when one is already held by another."""
-        for uuid in uuids:
-            if self.holder.get(uuid, holder) != holder:
-                raise ValueError(f"{uuid} is held by {self.holder[uuid]}, cannot be given to {holder}")
-            self.holder[uuid] = holder
+        """Give certain devices to a workload. Raises ValueError when one is already held by another."""
+        wanted = list(uuids)
+        whose = self.holder
+        for uuid in wanted:
+            if whose.get(uuid, holder) != holder:
+                raise ValueError(f"{uuid} is held by {whose[uuid]}, cannot be given to {holder}")
+        for uuid in wanted:
+            if uuid in whose:
+                continue
+            pool, node, position = self._where[uuid]
+            self._note(holder, pool, node, position)
+            if position in node.free:
+                before = len(node.free)
+                node.free.remove(position)
+                pool.moved(node, before)
 
-    def give_back(self, holder: str) -> list[str]:
-        """Take back everything a workload holds; returns the uuids."""
-        uuids = [uuid for uuid, who in self.holder.items() if who == holder]
-        for uuid in uuids:
-            del self.holder[uuid]
-        return uuids
+    def give_back(self, holder: str) -> None:
+        """Take back everything a workload holds."""
+        fenced = self.fenced
+        for pool, node, positions in self._held.pop(holder, ()):
+            free = node.free
+            before = len(free)
+            if fenced:
+                names = node.uuids
+                positions = [position for position in positions if names[position] not in fenced]
+            free += positions
+            free.sort()
+            del node.held[holder]
+            if positions:
+                pool.moved(node, before)
+
+    def held_by(self, holder: str) -> list[str]:
+        """Uuids of the devices that a workload holds."""
+        return [node.uuids[place] for _, node, places in self._held.get(holder, ()) for place in places]
+
+    def copy(self) -> Inventory:
+        """A copy that later changes do not reach, to be looked at."""
+        other = Inventory(dict(self.devices), dict(self.fenced))
+        other._sort(self.holder)
+        return other

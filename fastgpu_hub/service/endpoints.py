@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from fastgpu.models import Receipt
+from fastgpu.models import JobState, Receipt
 from fastgpu_hub.broker.actors import Actor
+from fastgpu_hub.broker.archive import Content
 from fastgpu_hub.broker.idempotency import IdempotencyClaim
 from fastgpu_hub.pricing.explain import Refused
 from fastgpu_hub.service import receipts
@@ -53,7 +54,7 @@ class Raw:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-Result = BaseModel | Sequence[BaseModel] | Raw | Refused | None
+Result = BaseModel | Sequence[BaseModel] | Raw | Content | Refused | None
 Endpoint = Callable[[Call], Awaitable[Result]]
 
 
@@ -73,6 +74,10 @@ async def quote(call: Call) -> Result:
     return await call.broker.quote(call.actor, call.body)
 
 
+async def start_plan(call: Call) -> Result:
+    return await call.broker.start_plan(call.actor, call.body)
+
+
 async def submit_job(call: Call) -> Result:
     return await call.broker.submit_job(call.actor, call.body, key=call.key)
 
@@ -80,7 +85,13 @@ async def submit_job(call: Call) -> Result:
 async def jobs(call: Call) -> Result:
     query = call.query
     return await call.broker.jobs(
-        call.actor, query["state"] == "active", query["limit"], query["owner"], query["account"]
+        call.actor,
+        query["state"] == "active",
+        query["limit"],
+        query["owner"],
+        query["account"],
+        array=query["array"],
+        one_of_array=query["of_arrays"] == "one",
     )
 
 
@@ -92,12 +103,40 @@ async def cancel_job(call: Call) -> Result:
     return await call.broker.cancel_job(call.actor, call.id, key=call.key)
 
 
+async def submit_array(call: Call) -> Result:
+    return await call.broker.submit_array(call.actor, call.body, key=call.key)
+
+
+async def array(call: Call) -> Result:
+    return await call.broker.array(call.actor, call.id)
+
+
+async def cancel_array(call: Call) -> Result:
+    return await call.broker.cancel_array(call.actor, call.id, key=call.key)
+
+
 async def job_log(call: Call) -> Result:
-    found = await call.broker.job_log(call.actor, call.id, call.query["offset"], call.query["limit_bytes"])
-    if isinstance(found, Refused):
-        return found
-    data, size, state = found
-    return Raw(data, {"X-Log-Size": str(size), "X-Job-State": getattr(state, "value", state)})
+    """A long poll wakes at once when the job's state changes, and a moment after it printed."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + call.query["wait_seconds"]
+    offset, limit_bytes = call.query["offset"], call.query["limit_bytes"]
+    while True:
+        found = await call.broker.job_log(call.actor, call.id, offset, limit_bytes)
+        if isinstance(found, Refused):
+            return found
+        data, size, state = found
+        left = until - loop.time()
+        if data or left <= 0 or JobState(state).final:
+            return Raw(data, {"X-Log-Size": str(size), "X-Job-State": JobState(state).value})
+        await call.broker.log_grows(call.id, size, left)
+
+
+async def job_metrics(call: Call) -> Result:
+    return await call.broker.job_metrics(call.actor, call.id)
+
+
+async def job_run(call: Call) -> Result:
+    return await call.broker.run(call.actor, call.id)
 
 
 async def job_files(call: Call) -> Result:
@@ -108,6 +147,30 @@ async def job_file(call: Call) -> Result:
     found = await call.broker.job_file(call.actor, call.id, call.path["path"])
     # Another person's file on the hub's own origin must never run as a page.
     return found if isinstance(found, Refused) else Raw(found, {"Content-Disposition": "attachment"})
+
+
+async def kept_files(call: Call) -> Result:
+    return await call.broker.kept_files(call.actor, call.query["limit"])
+
+
+async def artifacts(call: Call) -> Result:
+    return await call.broker.artifacts(call.actor, call.id)
+
+
+async def artifact(call: Call) -> Result:
+    return await call.broker.artifact(call.actor, call.id, call.path["path"])
+
+
+async def keep_artifacts(call: Call) -> Result:
+    return await call.broker.keep_artifacts(call.actor, call.id, call.body, key=call.key)
+
+
+async def delete_artifacts(call: Call) -> Result:
+    return await call.broker.delete_artifacts(call.actor, call.id)
+
+
+async def delete_artifact(call: Call) -> Result:
+    return await call.broker.delete_artifacts(call.actor, call.id, call.path["path"])
 
 
 async def put_blob(call: Call) -> Result:
@@ -314,6 +377,8 @@ ENDPOINTS: dict[str, Endpoint] = {
     endpoint.__name__: endpoint
     for endpoint in (
         *(me, status, options, quote, submit_job, jobs, job, cancel_job, job_log, job_files, job_file),
+        *(submit_array, array, cancel_array, start_plan),
+        *(job_metrics, job_run, kept_files, artifacts, artifact, keep_artifacts, delete_artifacts, delete_artifact),
         *(put_blob, has_blob, leases, lease, request_lease, lease_started, release_lease, receipt, why, costs, notices),
         *(promotions, add_promotion, edit_promotion, publish_promotion, end_promotion, promotion_codes, make_codes),
         *(preview, redeem, quotas, add_quota, remove_quota, prices, set_price, grant, grants, refund),

@@ -15,6 +15,7 @@ from tornado.httputil import HTTPServerRequest
 from tornado.web import HTTPError, OutputTransform, RequestHandler, stream_request_body
 
 from fastgpu_hub.broker.actors import Actor
+from fastgpu_hub.broker.archive import Content
 from fastgpu_hub.broker.idempotency import IdempotencyClaim
 from fastgpu_hub.broker.ports.store import StoreUnavailable
 from fastgpu_hub.broker.ports.world import HubUnavailable
@@ -247,7 +248,25 @@ class ApiHandler(BaseHandler):
                 return
         else:
             result = await ENDPOINTS[row.name](call)
-        self.write_result(row, result)
+        if isinstance(result, Content):
+            await self._send_content(row, result)
+        else:
+            self.write_result(row, result)
+
+    async def _send_content(self, row: Route, content: Content) -> None:
+        """Write a file as it is read, however large."""
+        self.set_status(row.status)
+        self.set_header("Content-Type", row.media)
+        self.set_header("Content-Length", content.size_bytes)
+        # Another person's file on the hub's own origin must never run as a page.
+        self.set_header("Content-Disposition", "attachment")
+        try:
+            while (part := await asyncio.to_thread(next, content.parts, None)) is not None:
+                self.write(part)
+                await self.flush()
+        finally:
+            await asyncio.to_thread(content.parts.close)
+        self.finish()
 
     get = post = put = delete = head = _serve
 
@@ -255,6 +274,7 @@ class ApiHandler(BaseHandler):
         """Write what an endpoint returned, with the row's status; raises Refusal for a refusal."""
         if isinstance(result, Refused):
             raise Refusal(result)
+        assert not isinstance(result, Content)  # those are streamed
         self.set_status(row.status)
         if row.media:
             self.set_header("Content-Type", row.media)

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any, cast
 from zoneinfo import ZoneInfo
@@ -16,6 +17,7 @@ from traitlets import Dict, Enum, Int, List, TraitError, Unicode, default, valid
 from traitlets.config import Application, Config
 from traitlets.config.application import catch_config_error
 
+from fastgpu_hub.artifacts import JobFiles
 from fastgpu_hub.broker.broker import Broker
 from fastgpu_hub.broker.ports.store import StoreUnavailable
 from fastgpu_hub.broker.settings import Settings
@@ -153,9 +155,10 @@ class FastGPUService(Application):
         Limits to start with.
 
         Each is a dict: ``scope`` (site, class, member, person), ``name``, ``metric`` (concurrent_gpus, gpu_seconds,
-        spend_micros, credit_share_percent), ``limit`` (a number; decimal text for money, a duration like "40h" for GPU
-        time), ``window`` (day, week, month, always; term with ``starts_at`` and ``ends_at``; rolling with
-        ``rolling_seconds``, a duration too), optionally ``gpu_type``, ``time_zone`` and ``soft``. Applied once.
+        spend_micros, credit_share_percent, artifact_bytes), ``limit`` (a number; decimal text for money, a duration
+        like "40h" for GPU time, a size like "20GiB" for kept files), ``window`` (day, week, month, always; term with
+        ``starts_at`` and ``ends_at``; rolling with ``rolling_seconds``, a duration too), optionally ``gpu_type``,
+        ``time_zone`` and ``soft``. Applied once.
         """,
     ).tag(config=True)
     promotions = List(
@@ -222,6 +225,7 @@ class FastGPUService(Application):
         logging.getLogger("fastgpu").setLevel(cast("int", self.log_level))  # a name has become its number by now
         logging.getLogger("fastgpu").handlers = self.log.handlers
         die_with_parent()
+        sys.setswitchinterval(0.001)  # who waits for an answer is not kept for 5 ms by what others compute
         os.umask(0o077)  # others may pass through our folder (see state_dir), but read nothing in it
         try:
             folder = Path(self.state_dir).absolute()
@@ -243,6 +247,7 @@ class FastGPUService(Application):
         store = await asyncio.to_thread(open_store, self.db_url, time_zone=self.time_zone)
         try:
             engine = LocalEngine(parent=self, state_dir=self._engine_folder(folder))
+            files = self._job_files(folder)
             if engine.job_users == "system" and Path(engine.state_dir).is_relative_to(folder):
                 let_pass(folder)
             probe = await asyncio.to_thread(self._probe)
@@ -259,7 +264,15 @@ class FastGPUService(Application):
                     follow_list_prices=self.list_price_changes == "follow",
                     follow_promotions=self.promotion_changes == "follow",
                     stop_grace_seconds=engine.stop_grace_seconds,
+                    max_grace_seconds=engine.max_grace_seconds,
+                    max_artifacts=files.max_artifacts,
+                    max_artifact_bytes=files.max_artifact_bytes,
+                    max_source_bytes=files.max_source_bytes,
+                    fetch_seconds=files.fetch_seconds,
+                    keep_files_days=files.keep_files_days,
+                    keep_artifacts_days=files.keep_artifacts_days,
                 ),
+                files,
             )
             try:
                 await broker.start()
@@ -276,6 +289,7 @@ class FastGPUService(Application):
             finally:
                 await broker.close()
                 await engine.close()
+                files.close()
                 if hasattr(probe, "close"):  # real GPUs are read by a helper process
                     await asyncio.to_thread(probe.close)
         finally:
@@ -284,6 +298,13 @@ class FastGPUService(Application):
     def _engine_folder(self, folder: Path) -> str:
         configured = self.config.LocalEngine.get("state_dir") if "LocalEngine" in self.config else None
         return str(configured or folder / "engine")
+
+    def _job_files(self, folder: Path) -> JobFiles:
+        files = JobFiles(parent=self)
+        if not files.artifacts_url:
+            files.artifacts_url = str(folder / "artifacts")
+        files.check()
+        return files
 
     def _probe(self) -> Any:
         pretended: dict[str, Any] = self.simulated_gpus

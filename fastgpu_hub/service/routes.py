@@ -46,6 +46,13 @@ _WAIT = Query(
 _JOB_STATE = Query("state", "The state known so far.", choices=tuple(state.value for state in m.JobState))
 _LEASE_STATE = Query("state", "The state known so far.", choices=tuple(state.value for state in m.LeaseState))
 _OFFSET = Query("offset", "First byte to return.", "integer", 0)
+_LOG_WAIT = Query(
+    "wait_seconds",
+    "Answer once there is a byte at `offset` or the job has ended, or after this many seconds.",
+    "integer",
+    0,
+    maximum=LONGEST_POLL_SECONDS,
+)
 _LOG_LIMIT = Query("limit_bytes", "Most bytes to return.", "integer", MIB, minimum=1, maximum=4 * MIB)
 
 API: tuple[Route, ...] = (
@@ -61,6 +68,15 @@ API: tuple[Route, ...] = (
         query=(ACCOUNT, PROMO_CODE),
     ),
     Route("quote", "POST", "api/quotes", "user", "What a request would cost", body=m.QuoteRequest, answer=m.Quote),
+    Route(
+        "start_plan",
+        "POST",
+        "api/start-plans",
+        "user",
+        "When a request costs least: starts up to a deadline, and the one to choose",
+        body=m.StartPlanRequest,
+        answer=m.StartPlan,
+    ),
     # jobs
     Route("submit_job", "POST", "api/jobs", "user", "Submit a job", m.JobSubmit, m.Job, status=201, effect=True),
     Route(
@@ -76,10 +92,25 @@ API: tuple[Route, ...] = (
             _LIMIT,
             Query("owner", "Whose jobs."),
             ACCOUNT,
+            Query("array", "Only the jobs of this array.", pattern=r"^[A-Za-z0-9_\-]{1,64}$"),
+            Query("of_arrays", "Of each array every job, or only the newest.", default="all", choices=("all", "one")),
         ),
     ),
     Route("job", "GET", "api/jobs/{id}", "user", "One job; may wait", answer=m.Job, query=(_WAIT, _JOB_STATE)),
     Route("cancel_job", "POST", "api/jobs/{id}/cancel", "user", "Stop a job", answer=m.Job, effect=True),
+    Route(
+        *("submit_array", "POST", "api/arrays", "user", "Submit a job for each combination of a sweep: all or none"),
+        m.JobSubmit,
+        m.JobArray,
+        status=201,
+        effect=True,
+    ),
+    Route("array", "GET", "api/arrays/{id}", "user", "An array with all its jobs", answer=m.JobArray),
+    Route(
+        *("cancel_array", "POST", "api/arrays/{id}/cancel", "user", "Stop all jobs of an array"),
+        answer=m.JobArray,
+        effect=True,
+    ),
     Route(
         "job_log",
         "GET",
@@ -87,10 +118,36 @@ API: tuple[Route, ...] = (
         "user",
         "Output so far; headers X-Log-Size and X-Job-State",
         media=TEXT,
-        query=(_OFFSET, _LOG_LIMIT),
+        query=(_OFFSET, _LOG_LIMIT, _LOG_WAIT),
     ),
+    Route("job_metrics", "GET", "api/jobs/{id}/metrics", "user", "Figures it reports", answer=m.Metric, many=True),
+    Route("job_run", "GET", "api/jobs/{id}/run", "user", "A job with its use, figures and attempts", answer=m.Run),
     Route("job_files", "GET", "api/jobs/{id}/files", "user", "Files the job left", answer=m.JobFile, many=True),
     Route("job_file", "GET", "api/jobs/{id}/files/{path}", "user", "Bytes of one file", media=BYTES),
+    Route(
+        *("kept_files", "GET", "api/artifacts", "user", "The caller's kept files by job, the largest first"),
+        answer=m.KeptFiles,
+        many=True,
+        query=(_LIMIT,),
+    ),
+    Route("artifacts", "GET", "api/jobs/{id}/artifacts", "user", "What is kept of a job", answer=m.Artifact, many=True),
+    Route("artifact", "GET", "api/jobs/{id}/artifacts/{path}", "user", "Bytes of a kept file", media=BYTES),
+    Route(
+        *("keep_artifacts", "POST", "api/jobs/{id}/artifacts", "user", "Keep a job's outputs after its end (again)"),
+        body=m.ArtifactsKeep,
+        answer=m.Job,
+        effect=True,
+    ),
+    Route(
+        *("delete_artifacts", "DELETE", "api/jobs/{id}/artifacts", "user", "Delete all that is kept of a job"),
+        media=NOTHING,
+        status=204,
+    ),
+    Route(
+        *("delete_artifact", "DELETE", "api/jobs/{id}/artifacts/{path}", "user", "Delete a kept file"),
+        media=NOTHING,
+        status=204,
+    ),
     Route(
         "put_blob",
         "PUT",
@@ -221,6 +278,8 @@ TEACHERS: Who = "teacher or admin"
 
 PAGES: tuple[Route, ...] = (
     _page("home_page", "", "user", "My GPUs"),
+    _page("job_page", "jobs/{id}", "user", "What came of a job"),
+    Route("whole_log", "GET", "jobs/{id}/log.txt", "user", "All that a job has printed", media=TEXT),
     _form("cancel_own_job", "jobs/{id}/cancel", "user", "Stop one of my jobs"),
     _form("redeem_promotion", "redemptions", "user", "Take a place in a promotion"),
     _page("asks_page", "asks", "user", "Ask for more"),

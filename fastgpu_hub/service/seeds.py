@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from fastgpu import models as m
+from fastgpu.formatting import parse_bytes
 from fastgpu_hub.broker.actors import Actor
 from fastgpu_hub.broker.idempotency import IdempotencyClaim
 from fastgpu_hub.pricing.explain import Refused
@@ -61,7 +62,7 @@ def read_seeds(sections: Mapping[str, Iterable[Mapping[str, Any]]]) -> list[Seed
 
     Money may be written as decimal text under its name without ``_micros`` (``{"per_gpu_hour": "0.50"}``), also a
     quota's ``limit`` of ``spend_micros``. A ``limit`` of ``gpu_seconds``, ``rolling_seconds`` and ``free_gpu_seconds``
-    may be a duration such as ``"40h"``.
+    may be a duration such as ``"40h"``, one of ``artifact_bytes`` a size such as ``"20GiB"``.
     Raises ValueError naming list, position and what is wrong.
     """
     return [_read(kind, index, entry) for kind in _MODELS for index, entry in enumerate(sections.get(kind, ()))]
@@ -96,6 +97,8 @@ def _limit(data: Mapping[str, Any]) -> int:
         return parse_money(data["limit"])
     if data.get("metric") == "gpu_seconds":
         return m.parse_duration(data["limit"])
+    if data.get("metric") == "artifact_bytes":
+        return parse_bytes(str(data["limit"]))
     raise ValueError(f"limit {data['limit']!r} must be a whole number")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, func, literal, literal_column, or_, select
+from sqlalchemy import ColumnElement, Connection, Table, bindparam, func, literal, literal_column, or_, select
 from sqlalchemy.exc import DBAPIError
 
 from fastgpu_hub.pricing.ledger import Transfer
@@ -16,10 +16,15 @@ from fastgpu_hub.pricing.windows import MAX_SPAN_MS
 from fastgpu_hub.store import rollups, rows, usage
 from fastgpu_hub.store import tables as t
 from fastgpu_hub.store.evidence_tables import EvidenceTables
+from fastgpu_hub.store.prepared import Prepared
 
 # Written into the statement, not bound: a database uses a partial index only where it sees the index's condition.
 _CHARGE: ColumnElement[str] = literal_column("'charge'")
 _REFUND: ColumnElement[str] = literal_column("'refund'")
+
+_OF_WORKLOAD = Prepared(
+    select(t.transfers).where(t.transfers.c.workload_id == bindparam("key")).order_by(t.transfers.c.id)
+)
 
 
 @cache
@@ -63,13 +68,13 @@ class LedgerTable(EvidenceTables):
         if not transfers:
             return []
         written, values = rows.numbered(transfers, self._ids.take(len(transfers)))
-        self._insert_values(_insertion(self._connection.dialect.name), values)
+        self._insert_values(_insertion(self._bare.dialect.name), values)
         return written
 
     def _insert_values(self, statement: str, values: list[tuple[Any, ...]]) -> None:
         """Straight to the driver: a charge is a row of plain values, of which there may be very many."""
-        driver: Any = self._connection.connection.driver_connection
-        dialect = self._connection.dialect
+        driver: Any = self._bare.connection.driver_connection
+        dialect = self._bare.dialect
         cursor = driver.cursor()
         try:
             cursor.executemany(statement, values)
@@ -80,12 +85,11 @@ class LedgerTable(EvidenceTables):
 
     def charged(self, scope: Scope, from_ms: int | None = None, until_ms: int | None = None) -> Totals:
         """Sum of charges, less refunds, whose line starts in ``[from_ms, until_ms)``."""
-        return usage.charged(self._connection, scope, from_ms, until_ms)
+        return usage.charged(self._bare, scope, from_ms, until_ms)
 
     def refunded(self, scope: Scope, from_ms: int | None = None, until_ms: int | None = None) -> Totals:
         """Sum of refunds whose line starts in ``[from_ms, until_ms)``."""
-        c = t.transfers.c
-        return self._totals(t.transfers, [c.kind == _REFUND, *within(t.transfers, c.credit, scope, from_ms, until_ms)])
+        return self._totals("refunded", scope, from_ms, until_ms)
 
     def usage(
         self,
@@ -118,15 +122,9 @@ class LedgerTable(EvidenceTables):
 
     def given(self, account: str, from_ms: int | None = None, until_ms: int | None = None) -> int:
         """Credit that the account itself gave to others in ``[from_ms, until_ms)``, in micro-units."""
-        c = t.transfers.c
-        statement = select(func.coalesce(func.sum(c.amount_micros), 0)).where(
-            c.kind != _CHARGE, c.kind == "grant", c.debit == account
-        )
-        if from_ms is not None:
-            statement = statement.where(c.at_ms >= from_ms)
-        if until_ms is not None:
-            statement = statement.where(c.at_ms < until_ms)
-        return int(self._connection.execute(statement).scalar_one())
+        asked = {"account": account, "from_ms": from_ms, "until_ms": until_ms}
+        values = {name: value for name, value in asked.items() if value is not None}
+        return int(_given(frozenset(values)).rows(self._bare, values)[0][0])
 
     def expired(self, account: str) -> dict[int, int]:
         """Credit booked as expired, in micro-units, by grant."""
@@ -150,6 +148,9 @@ class LedgerTable(EvidenceTables):
         ``account`` is either side of the transfer; ``since_ms`` is when it was booked, inclusive.
         """
         c = t.transfers.c
+        if workload_id is not None and (owner, account, since_ms, after_id, limit) == (None,) * 5:
+            found = _OF_WORKLOAD.records(self._bare, {"key": workload_id})
+            return [rows.transfer_of(row) for row in found if kind in (None, row["kind"])]
         statement = select(t.transfers).order_by(c.id)
         if kind is not None:
             statement = statement.where(c.kind == literal(kind, literal_execute=True))
@@ -173,10 +174,41 @@ class LedgerTable(EvidenceTables):
         credited = select(c.credit).distinct().where(c.kind != _CHARGE, c.kind.in_(("grant", "refund")))
         return sorted({*self._connection.execute(credited).scalars(), *usage.accounts(self._connection)})
 
-    def _totals(self, table: Table, conditions: list[ColumnElement[bool]]) -> Totals:
-        sums = (func.coalesce(func.sum(table.c[name]), 0) for name in ("amount_micros", "gpu_ms"))
-        amount_micros, gpu_ms = self._connection.execute(select(*sums).where(*conditions)).one()
+    def _totals(self, what: str, scope: Scope, from_ms: int | None, until_ms: int | None) -> Totals:
+        asked = {"account": scope.account, "owner": scope.owner, "gpu_type": scope.gpu_type}
+        values = {**asked, "from_ms": from_ms, "until_ms": until_ms}
+        values = {name: value for name, value in values.items() if value is not None}
+        amount_micros, gpu_ms = _sums(what, frozenset(values)).rows(self._bare, values)[0]
         return Totals(int(amount_micros), int(gpu_ms))
+
+
+@cache
+def _sums(what: str, asked: frozenset[str]) -> Prepared:
+    """The statement for what is ``held`` or ``refunded``, with a condition for each of the values asked with."""
+    table = t.hold_lines if what == "held" else t.transfers
+    whose = table.c.account if what == "held" else table.c.credit
+    sums = (func.coalesce(func.sum(table.c[name]), literal_column("0")) for name in ("amount_micros", "gpu_ms"))
+    statement = select(*sums).where(*_conditions(table.c, whose, table.c.from_ms, asked))
+    return Prepared(statement if what == "held" else statement.where(table.c.kind == _REFUND))
+
+
+@cache
+def _given(asked: frozenset[str]) -> Prepared:
+    c = t.transfers.c
+    total = select(func.coalesce(func.sum(c.amount_micros), literal_column("0")))
+    grants = total.where(c.kind != _CHARGE, c.kind == literal_column("'grant'"))
+    return Prepared(grants.where(*_conditions(c, c.debit, c.at_ms, asked)))
+
+
+def _conditions(c: Any, whose: ColumnElement[str], at_ms: ColumnElement[int], asked: frozenset[str]) -> list[Any]:
+    conditions = {
+        "account": whose == bindparam("account"),
+        "owner": c.owner == bindparam("owner"),
+        "gpu_type": c.gpu_type == bindparam("gpu_type"),
+        "from_ms": at_ms >= bindparam("from_ms"),
+        "until_ms": at_ms < bindparam("until_ms"),
+    }
+    return [condition for name, condition in conditions.items() if name in asked]
 
 
 def within(

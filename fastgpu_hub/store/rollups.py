@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Table, text
 
 from fastgpu_hub.pricing.windows import calendar_window
 from fastgpu_hub.store import rollup_tables as t
+from fastgpu_hub.store.prepared import of_text
 from fastgpu_hub.store.rollup_tables import SUMS
 
 # How many transfers one step of ``follow`` takes in: others wait for its transaction.
@@ -39,7 +40,7 @@ class Mark(NamedTuple):
 
 def mark(connection: Connection) -> Mark:
     """How far the rollups are in this snapshot."""
-    return Mark(*connection.execute(cached_text("SELECT time_zone, until_id FROM usage_mark")).one())
+    return Mark(*of_text("SELECT time_zone, until_id FROM usage_mark").rows(connection, {})[0])
 
 
 def prepare(connection: Connection, time_zone: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastgpu_hub.broker.ports import chain
 from fastgpu_hub.broker.ports.records import (
+    Artifact,
     Ask,
     AuditEntry,
     AuditLink,
@@ -18,6 +19,7 @@ from fastgpu_hub.broker.ports.records import (
     Notice,
     PromotionCode,
     Redemption,
+    RunRecord,
     Workload,
     WorkloadEvent,
 )
@@ -63,6 +65,7 @@ _but_id = attrgetter(*_TRANSFER)
 _of_line = attrgetter(*_OF_LINE)
 _HOLD = tuple(name for name in _names(Hold) if name not in ("id", "lines"))
 _KEY = _names(IdempotencyKey)
+_ARTIFACT = tuple(name for name in _names(Artifact) if name != "id")
 _PROMOTION = tuple(name for name in _names(Promotion) if name not in ("id", "family"))
 
 
@@ -75,6 +78,7 @@ def workload_row(workload: Workload) -> dict[str, Any]:
     row["explanation"] = _explained_text(workload.explanation)
     row["stop_reason"] = _explained_text(workload.stop_reason)
     row["ending"] = _explained_text(workload.ending)
+    row["artifacts_note"] = _explained_text(workload.artifacts_note)
     return row
 
 
@@ -89,6 +93,7 @@ def workload_of(row: Row) -> Workload:
             "explanation": _explained_of(row["explanation"]),
             "stop_reason": _explained_of(row["stop_reason"]),
             "ending": _explained_of(row["ending"]),
+            "artifacts_note": _explained_of(row["artifacts_note"]),
         }
     )
 
@@ -106,6 +111,28 @@ def _explained_of(text: str | None) -> Explained | None:
     plain = from_json(text)
     kind = Refused if plain.pop("refused") else Explained
     return kind(**plain)
+
+
+def artifact_row(artifact: Artifact) -> dict[str, Any]:
+    """All columns of an artifact but its id."""
+    return {name: getattr(artifact, name) for name in _ARTIFACT}
+
+
+def run_record_row(record: RunRecord) -> dict[str, Any]:
+    """All columns of a run's record."""
+    gpu_use = None if record.gpu_use is None else to_json(record.gpu_use)
+    return {
+        "workload_id": record.workload_id,
+        "metrics": to_json(record.metrics),
+        "gpu_use": gpu_use,
+        "progress": record.progress,
+    }
+
+
+def run_record_of(row: Row) -> RunRecord:
+    """The run's record of a row."""
+    gpu_use = None if row["gpu_use"] is None else from_json(row["gpu_use"])
+    return RunRecord(row["workload_id"], tuple(from_json(row["metrics"])), gpu_use, row["progress"])
 
 
 def event_row(event: WorkloadEvent) -> dict[str, Any]:
@@ -140,7 +167,7 @@ def hold_line_rows(hold: Hold) -> list[dict[str, Any]]:
         {
             **whose,
             "position": position,
-            "gpu_ms": _gpu_ms(line),
+            "gpu_ms": gpu_ms(line),
             "saved_micros": line.saved_micros,
             **{name: getattr(line, name) for name in _LINE},
         }
@@ -153,7 +180,8 @@ def line_of(row: Row) -> Line:
     return Line(**{name: row[name] for name in _LINE})
 
 
-def _gpu_ms(line: Line | None) -> int:
+def gpu_ms(line: Line | None) -> int:
+    """GPU time that a line adds to a sum."""
     return line.quantity if line is not None and line.unit == GPU_HOUR else 0
 
 
@@ -178,7 +206,7 @@ def numbered(transfers: Sequence[Transfer], ids: Iterable[int]) -> tuple[list[Tr
             raise ValueError(f"a {transfer.kind} carries its owner and GPU type")
         else:
             saved_micros = line.saved_micros if line.rate_micros != line.list_rate_micros else 0
-            of_line = (*_of_line(line), _gpu_ms(line), saved_micros)
+            of_line = (*_of_line(line), gpu_ms(line), saved_micros)
         values.append((new, *fields[:_AT_LINE], *fields[_AT_LINE + 1 :], *of_line))
     return written, values
 

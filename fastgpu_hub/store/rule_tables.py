@@ -13,6 +13,7 @@ from sqlalchemy import (
     Executable,
     Insert,
     Table,
+    bindparam,
     case,
     delete,
     func,
@@ -29,18 +30,32 @@ from fastgpu_hub.pricing.promotions import Promotion
 from fastgpu_hub.pricing.quotas import Extra, Quota
 from fastgpu_hub.store import rows, usage
 from fastgpu_hub.store import tables as t
+from fastgpu_hub.store.prepared import Prepared
 
 _VERSION = "rules_version"
 
 # Written into the statement, not bound: a database uses a partial index only where it sees the index's condition.
 _CHARGE: ColumnElement[str] = literal_column("'charge'")
 
+_GRANTS = Prepared(select(t.grants).where(t.grants.c.account == bindparam("name")).order_by(t.grants.c.id))
+_SETTING = Prepared(select(t.settings.c.value).where(t.settings.c.name == bindparam("key")))
+_PROMOTION_NAMES = Prepared(select(t.promotions.c.id, t.promotions.c.name))
+
 
 class RuleTables:
     """Reads and writes of rules over one connection."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+        self._bare = connection
+
+    def flush(self) -> None:
+        """Write what was kept back: nothing, where everything is written at once."""
+
+    @property
+    def _connection(self) -> Connection:
+        """For statements that must see all that was written before them."""
+        self.flush()
+        return self._bare
 
     def _all(self, statement: Executable) -> list[rows.Row]:
         return [cast("rows.Row", row) for row in self._connection.execute(statement).mappings()]
@@ -98,7 +113,7 @@ class RuleTables:
 
     def promotion_names(self) -> dict[int, str]:
         """The name of every version there ever was, by its id."""
-        return {row["id"]: row["name"] for row in self._all(select(t.promotions.c.id, t.promotions.c.name))}
+        return dict(_PROMOTION_NAMES.rows(self._bare, {}))
 
     def add_codes(self, codes: Sequence[PromotionCode]) -> None:
         """Insert codes. Raises ValueError naming one that exists already."""
@@ -201,10 +216,9 @@ class RuleTables:
 
     def grants(self, account: str | None = None) -> list[Grant]:
         """Grants ever given, oldest first; of one account, or of all."""
-        statement = select(t.grants).order_by(t.grants.c.id)
-        if account is not None:
-            statement = statement.where(t.grants.c.account == account)
-        return [rows.grant_of(row) for row in self._all(statement)]
+        if account is None:
+            return [rows.grant_of(row) for row in self._all(select(t.grants).order_by(t.grants.c.id))]
+        return [rows.grant_of(row) for row in _GRANTS.records(self._bare, {"name": account})]
 
     def expired_grants(self, now_ms: int) -> list[Grant]:
         """Grants that expired by now and whose expiry is not booked yet, oldest expiry first."""
@@ -245,8 +259,8 @@ class RuleTables:
 
     def setting(self, name: str) -> Any | None:
         """The JSON value kept under a name."""
-        row = self._first(select(t.settings.c.value).where(t.settings.c.name == name))
-        return None if row is None else rows.from_json(row["value"])
+        found = _SETTING.rows(self._bare, {"key": name})
+        return rows.from_json(found[0][0]) if found else None
 
     def set_setting(self, name: str, value: Any) -> None:
         """Keep a small JSON value under a name."""

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
+from fastgpu_hub.broker.ports.records import Workload
 from fastgpu_hub.broker.ports.store import StoreUnavailable, UnitOfWork
 from fastgpu_hub.store import migrate, rollups
 from fastgpu_hub.store.databases import Database, database_of
@@ -40,6 +41,10 @@ class SqlStore:
         same; idempotency keys, written with their effect, make a repeat safe then too.
         """
         return await self._writer.submit(work)
+
+    def at_hand(self, workload_id: str) -> Workload | None:
+        """A live workload as it was last committed, where that is known without asking the database."""
+        return self._writer.kept.at_hand(workload_id)
 
     async def read(self, work: Callable[[UnitOfWork], T]) -> T:
         """Run ``work`` on one snapshot of committed data; the database refuses writes in it.

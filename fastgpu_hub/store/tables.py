@@ -14,6 +14,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -94,6 +95,8 @@ workloads = Table(
     Column("quoted_micros", BigInteger),
     Column("spot", Boolean, nullable=False, server_default=false()),
     Column("files_removed_ms", BigInteger),
+    Column("artifacts", String),
+    Column("artifacts_note", Text),
     *_not_negative("gpu_count", "time_limit_ms", "max_cost_micros"),
     CheckConstraint("state IN ('queued', 'granted', 'running', 'stopping', 'ended')", name="state"),
     Index("ix_workloads_state", "state", "requested_ms"),
@@ -102,6 +105,7 @@ workloads = Table(
     Index("ix_workloads_fingerprint", "fingerprint", "requested_ms"),
     Index("ix_workloads_array", "array_id", "array_index"),
     Index("ix_workloads_retry", "retry_of", "attempt"),
+    Index("ix_workloads_keeping", "id", **_where("artifacts = 'keeping'")),
 )
 
 dependencies = Table(
@@ -125,7 +129,19 @@ artifacts = Table(
     Column("deleted_ms", BigInteger),
     Index("ix_artifacts_workload_id", "workload_id", "id"),
     Index("ix_artifacts_owner", "owner", "deleted_ms"),
+    Index("ix_artifacts_created_ms", "created_ms", **_where("deleted_ms IS NULL")),
+    Index("ix_artifacts_left", "id", **_where("deleted_ms IS NOT NULL AND url <> ''")),
     sqlite_autoincrement=True,
+)
+
+# Beside the workloads, whose rows are read all the time: this is looked at only when somebody asks for one run.
+run_records = Table(
+    "run_records",
+    metadata,
+    Column("workload_id", String, ForeignKey("workloads.id"), primary_key=True),
+    Column("metrics", Text, nullable=False),
+    Column("gpu_use", Text),
+    Column("progress", Float),
 )
 
 workload_events = Table(

@@ -5,20 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sqlalchemy import ColumnElement, delete, insert, literal_column, select, update
+from sqlalchemy import ColumnElement, bindparam, delete, func, insert, literal_column, select, update
 
 from fastgpu_hub.broker.ports.records import Hold, IdempotencyKey, Workload, WorkloadEvent
 from fastgpu_hub.pricing.metering import Line
 from fastgpu_hub.pricing.quotas import Scope, Totals
 from fastgpu_hub.store import rows
 from fastgpu_hub.store import tables as t
-from fastgpu_hub.store.ledger_table import LedgerTable, within
+from fastgpu_hub.store.prepared import Prepared
+from fastgpu_hub.store.run_tables import RunTables
 
 # Written into the statement, not bound: a database uses the index of open holds only where it sees its condition.
 _OPEN: ColumnElement[str] = literal_column("'open'")
 
+_WORKLOAD = Prepared(select(t.workloads).where(t.workloads.c.id == bindparam("key")))
+_OPEN_HOLD = Prepared(select(t.holds).where(t.holds.c.state == _OPEN, t.holds.c.workload_id == bindparam("key")))
+_LINES = Prepared(
+    select(t.hold_lines).where(t.hold_lines.c.hold_id == bindparam("key")).order_by(t.hold_lines.c.position)
+)
+_KEY = Prepared(
+    select(t.idempotency_keys).where(
+        t.idempotency_keys.c.actor == bindparam("whose"), t.idempotency_keys.c.key == bindparam("name")
+    )
+)
+_ADD_KEY = Prepared(insert(t.idempotency_keys), [column.name for column in t.idempotency_keys.c])
 
-class SqlUnitOfWork(LedgerTable):
+
+class SqlUnitOfWork(RunTables):
     """The UnitOfWork over one connection whose transaction somebody else opens and ends."""
 
     # ------------------------------------------------------------ workloads
@@ -35,8 +48,8 @@ class SqlUnitOfWork(LedgerTable):
 
     def workload(self, workload_id: str) -> Workload | None:
         """The workload of that id."""
-        row = self._first(select(t.workloads).where(t.workloads.c.id == workload_id))
-        return None if row is None else rows.workload_of(row)
+        found = _WORKLOAD.records(self._bare, {"key": workload_id})
+        return rows.workload_of(found[0]) if found else None
 
     def workloads(
         self,
@@ -46,16 +59,28 @@ class SqlUnitOfWork(LedgerTable):
         account: str | None = None,
         states: Sequence[str] | None = None,
         fingerprint: str | None = None,
+        array_id: str | None = None,
+        one_of_array: bool = False,
         newest_first: bool = False,
         limit: int | None = None,
     ) -> list[Workload]:
-        """Workloads matching every given filter, ordered by request time then id."""
+        """Workloads matching every given filter, ordered by request time then id.
+
+        ``one_of_array``: of each array the one that comes first in that order.
+        """
         c = t.workloads.c
         given = [(c.kind, kind), (c.owner, owner), (c.account, account), (c.fingerprint, fingerprint)]
+        given.append((c.array_id, array_id))
         statement = select(t.workloads).where(*(column == value for column, value in given if value is not None))
         if states is not None:
             statement = statement.where(c.state.in_(states))
         order = [c.requested_ms, c.id]
+        if one_of_array:
+            rank = [column.desc() for column in order] if newest_first else order
+            group = func.coalesce(c.array_id, c.id)
+            number = func.row_number().over(partition_by=group, order_by=rank).label("number")
+            ranked = statement.with_only_columns(c.id, number).subquery()
+            statement = statement.where(c.id.in_(select(ranked.c.id).where(ranked.c.number == 1)))
         statement = statement.order_by(*((column.desc() for column in order) if newest_first else order))
         return [rows.workload_of(row) for row in self._all(statement.limit(limit))]
 
@@ -99,16 +124,17 @@ class SqlUnitOfWork(LedgerTable):
 
     def open_hold(self, workload_id: str) -> Hold | None:
         """The open hold of a workload."""
-        return next(iter(self._open_holds(t.holds.c.workload_id == workload_id)), None)
+        found = _OPEN_HOLD.records(self._bare, {"key": workload_id})
+        if not found:
+            return None
+        lines = _LINES.records(self._bare, {"key": found[0]["id"]})
+        return rows.hold_of(found[0], map(rows.line_of, lines))
 
     def open_holds(self) -> list[Hold]:
         """Every open hold, oldest first."""
-        return self._open_holds()
-
-    def _open_holds(self, *conditions: ColumnElement[bool]) -> list[Hold]:
         h, lines = t.holds, t.hold_lines
-        found = self._all(select(h).where(h.c.state == _OPEN, *conditions).order_by(h.c.id))
-        of_these = select(lines).join(h).where(h.c.state == _OPEN, *conditions)
+        found = self._all(select(h).where(h.c.state == _OPEN).order_by(h.c.id))
+        of_these = select(lines).join(h).where(h.c.state == _OPEN)
         lines_of: dict[int, list[Line]] = {row["id"]: [] for row in found}
         for row in self._all(of_these.order_by(lines.c.hold_id, lines.c.position)):
             lines_of[row["hold_id"]].append(rows.line_of(row))
@@ -116,20 +142,18 @@ class SqlUnitOfWork(LedgerTable):
 
     def held(self, scope: Scope, from_ms: int | None = None, until_ms: int | None = None) -> Totals:
         """Sum of open hold lines that start in ``[from_ms, until_ms)``."""
-        conditions = within(t.hold_lines, t.hold_lines.c.account, scope, from_ms, until_ms)
-        return self._totals(t.hold_lines, conditions)
+        return self._totals("held", scope, from_ms, until_ms)
 
     # ------------------------------------------------------------ idempotency
 
     def idempotency_key(self, actor: str, key: str) -> IdempotencyKey | None:
         """The claimed key of that actor."""
-        c = t.idempotency_keys.c
-        row = self._first(select(t.idempotency_keys).where(c.actor == actor, c.key == key))
-        return None if row is None else rows.key_of(row)
+        found = _KEY.records(self._bare, {"whose": actor, "name": key})
+        return rows.key_of(found[0]) if found else None
 
     def add_idempotency_key(self, entry: IdempotencyKey) -> None:
         """Claim a key, once per actor (the primary key)."""
-        self._connection.execute(insert(t.idempotency_keys), rows.key_row(entry))
+        _ADD_KEY.change(self._bare, rows.key_row(entry))
 
     def forget_idempotency_keys(self, before_ms: int) -> int:
         """Delete the keys claimed before that instant; returns how many."""

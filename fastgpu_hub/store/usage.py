@@ -12,8 +12,9 @@ from sqlalchemy import Connection
 
 from fastgpu_hub.pricing.quotas import Scope, Totals
 from fastgpu_hub.pricing.windows import LATEST_MS, calendar_window
+from fastgpu_hub.store.prepared import of_text
 from fastgpu_hub.store.rollup_tables import SUMS
-from fastgpu_hub.store.rollups import LINES, PAYER, SIGN, by_id, cached_text, mark
+from fastgpu_hub.store.rollups import LINES, PAYER, SIGN, Mark, by_id, mark
 
 # The two kinds of lines, who pays or gets back, and the sign. Written out, not bound: a database uses a partial index
 # only where it sees the index's own condition.
@@ -81,12 +82,14 @@ class _Question:
 
     def ask(self, sql: str) -> Sequence[Any]:
         """All rows of the statement."""
-        return self._connection.execute(cached_text(sql), self.values).fetchall()
+        return of_text(sql).rows(self._connection, self.values)
 
 
-def charged(connection: Connection, scope: Scope, from_ms: int | None, until_ms: int | None) -> Totals:
-    """Sum of charges, less refunds, whose line starts in ``[from_ms, until_ms)``."""
-    time_zone, until_id = mark(connection)
+def charged(
+    connection: Connection, scope: Scope, from_ms: int | None, until_ms: int | None, known: Mark | None = None
+) -> Totals:
+    """Sum of charges, less refunds, whose line starts in ``[from_ms, until_ms)``; ``known`` is the mark of now."""
+    time_zone, until_id = known or mark(connection)
     months, beside = _span(time_zone, from_ms, until_ms)
     accounts = None if scope.account is None else (scope.account,)
     asked = _Question(connection, scope.owner, scope.gpu_type, accounts)

@@ -22,10 +22,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fastgpu_hub.broker.ports.store import StoreUnavailable, UnitOfWork
 from fastgpu_hub.store import rollups
+from fastgpu_hub.store.buffered import BufferedUnitOfWork
 from fastgpu_hub.store.databases import Database
 from fastgpu_hub.store.errors import StoreError, is_operational, unavailable
+from fastgpu_hub.store.kept import Kept
 from fastgpu_hub.store.ledger_table import TransferIds
-from fastgpu_hub.store.unit_of_work import SqlUnitOfWork
 
 T = TypeVar("T")
 
@@ -77,6 +78,7 @@ class Writer:
         self._door = threading.Lock()
         self._closed = False
         self._connection: Connection | None = None
+        self.kept = Kept()
         self._tail = 0  # transfers committed since the sums of usage followed
         self._thread = threading.Thread(
             target=self._run, args=(prepare, wait_seconds), name="fastgpu-store-writer", daemon=True
@@ -150,16 +152,16 @@ class Writer:
                 self._connection = self._database.connect_writer(_RECONNECT_SECONDS)
             transaction = self._connection.begin()
             ids = TransferIds(self._connection)
-            uow = SqlUnitOfWork(self._connection, ids)
             if len(group) == 1:
-                transaction = _attempt_alone(self._connection, uow, group[0], transaction)
+                transaction = _attempt_alone(self._connection, ids, self.kept, group[0], transaction)
             else:
                 driver = self._connection.connection.driver_connection
                 for call in group:
-                    _attempt(self._connection, driver, uow, call)
+                    _attempt(self._connection, driver, ids, self.kept, call)
             token = self._database.commit_token(self._connection)
             transaction.commit()
             self._tail += ids.given
+            self.kept.committed()
         except Exception as error:
             self._disconnect()
             if token is not None and self._was_committed(token):
@@ -171,6 +173,7 @@ class Writer:
     def _follow(self) -> None:
         """Let the sums of usage take in what is new. What fails is left for after the next write: nothing needs it."""
         self._tail = 0
+        self.kept.values.clear()  # the mark of how far the sums follow is among them
         try:
             if self._connection is None:
                 self._connection = self._database.connect_writer(_RECONNECT_SECONDS)
@@ -198,6 +201,7 @@ class Writer:
             time.sleep(_ASK_AGAIN_SECONDS)
 
     def _disconnect(self) -> None:
+        self.kept.forget()
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(Exception):  # it may be broken in any way; what matters is that it goes
@@ -216,34 +220,43 @@ def _deliver_all(calls: list[_Call]) -> None:
         call.deliver()
 
 
+def _carry_out(connection: Connection, ids: TransferIds, kept: Kept, call: _Call) -> None:
+    uow = BufferedUnitOfWork(connection, ids, kept)
+    call.result = call.work(uow)
+    uow.done()
+
+
 def _attempt_alone(
-    connection: Connection, uow: SqlUnitOfWork, call: _Call, transaction: RootTransaction
+    connection: Connection, ids: TransferIds, kept: Kept, call: _Call, transaction: RootTransaction
 ) -> RootTransaction:
     """Run a call that is the whole transaction: a savepoint would cost it a copy of every page it changes.
 
     Returns the transaction to commit, a new one when the call failed. Raises only when the connection is lost.
     """
     try:
-        call.result = call.work(uow)
+        _carry_out(connection, ids, kept, call)
         return transaction
     except BaseException as error:
+        kept.forget()
         if connection.invalidated:
             raise unavailable(error) from error
         transaction.rollback()
+        call.result = None
         call.error = unavailable(error) if is_operational(error) else error
         return connection.begin()
 
 
-def _attempt(connection: Connection, driver: Any, uow: SqlUnitOfWork, call: _Call) -> None:
+def _attempt(connection: Connection, driver: Any, ids: TransferIds, kept: Kept, call: _Call) -> None:
     """Run one call in a savepoint. Raises only when the transaction as a whole is lost.
 
     Savepoints are set on the ``driver``'s connection: they need nothing of what SQLAlchemy does around a statement.
     """
     driver.execute("SAVEPOINT one_call")
     try:
-        call.result = call.work(uow)
+        _carry_out(connection, ids, kept, call)
         driver.execute("RELEASE SAVEPOINT one_call")
     except BaseException as error:
+        kept.forget()
         if connection.invalidated:
             raise unavailable(error) from error
         try:

@@ -79,7 +79,7 @@ export interface IStatusAnswer {
 export interface INotice {
   readonly id: number;
   readonly at: string;
-  readonly kind: 'ending' | 'stopped' | 'soft_limit' | 'price_changed' | 'answered';
+  readonly kind: 'ending' | 'stopped' | 'soft_limit' | 'price_changed' | 'answered' | 'not_kept' | 'late';
   readonly explanation: IExplanation;
   readonly workload_id: string | null;
   readonly ends_at: string | null;

@@ -19,6 +19,7 @@ from fastgpu_hub.broker.settings import Settings
 from fastgpu_hub.engines.fake import FakeEngine
 from fastgpu_hub.pricing.ledger import check_balanced
 from fastgpu_hub.store import open_store
+from tests.broker.statements import Statements
 
 H100 = "h100-80gb"
 START_MS = 1_760_000_400_000  # 2025-10-09 09:00 UTC, a Thursday
@@ -137,6 +138,7 @@ class World:
         self.probe = FakeProbe()
         self.hub = FakeHub({name: HubUser(name, ("cs101",)) for name in ("alice", "bob")})
         self.settings = Settings()
+        self.files = None  # an artifact store, for tests that have one
         self.points = Failpoints()
         self.alice, self.bob, self.eve = ALICE, BOB, EVE
         self.teacher, self.admin, self.spawner = TEACHER, ADMIN, SPAWNER
@@ -151,6 +153,7 @@ class World:
             Failing(self.hub, p, ("user", "server_active", "stop_server"), HubUnavailable("injected")),
             self.clock,
             self.settings,
+            self.files,
         )
         await self.broker.start()
 
@@ -277,3 +280,14 @@ async def world(database):
     assert await find_problems(world.broker.runtime) == []
     await world.store.read(everything_fits)
     await world.close()
+
+
+@pytest.fixture
+async def statements(world, monkeypatch):
+    """The world's writer under control, with no background round in between."""
+    monkeypatch.setattr("fastgpu_hub.store.writer._IN_DOUBT_SECONDS", 0)  # the dead do not ask
+    world.settings = type(world.settings)(reconcile_interval_ms=10**9)
+    statements = Statements(world)
+    await world.restart()
+    yield statements
+    statements.arm(0, "")

@@ -26,7 +26,7 @@ from fastgpu import models
 from fastgpu_hub.broker.actors import Actor
 from fastgpu_hub.broker.broker import Broker
 from fastgpu_hub.broker.idempotency import IdempotencyClaim
-from fastgpu_hub.broker.ports.world import GpuDevice, GpuSample, HubUser, Observation
+from fastgpu_hub.broker.ports.world import GpuDevice, GpuSample, HubUser, Observation, Reported
 from fastgpu_hub.broker.reconcile import find_problems
 from fastgpu_hub.broker.settings import Settings
 from fastgpu_hub.pricing.pricebook import Rate
@@ -139,6 +139,9 @@ class Engine:
 
     def log_size(self, lease_id: str) -> int:
         return 0
+
+    def metrics(self, lease_id: str) -> Reported:
+        return Reported()
 
     def progress(self, lease_id: str) -> None:
         return None

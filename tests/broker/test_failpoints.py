@@ -74,7 +74,7 @@ async def check_converged(world, workload_id: str, billed_ms: int | None) -> Non
     assert workload.state == "ended"
     assert holds == []
     assert world.broker.runtime.state.inventory.holder == {}
-    assert world.broker.runtime.state.queue == []
+    assert not world.broker.runtime.state.waits
     edges = [(t.line.from_ms, t.line.until_ms) for t in charges]
     assert all(before[1] == after[0] for before, after in itertools.pairwise(edges))
     if edges:

@@ -14,6 +14,7 @@ from fastgpu import models
 from fastgpu_hub.broker.idempotency import IdempotencyClaim
 from fastgpu_hub.pricing.explain import Refused
 from fastgpu_hub.scheduling import scheduler
+from fastgpu_hub.scheduling.policies import Want
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.slow]  # many requests at once
 H100 = "h100-80gb"
@@ -94,13 +95,16 @@ async def test_answers_take_time_in_proportion_to_what_they_show_with_two_thousa
 
 async def test_the_reasons_of_two_thousand_waiting_requests_take_one_pass(world):
     state = world.broker.runtime.state
+    now_ms = world.clock.now_ms()
     for number in range(2000):
-        state.queue.append(scheduler.Want(f"w{number}", "alice", H100, 5, number))
+        want = Want(f"w{number}", "alice", H100, 5, now_ms + number)
+        scheduler.handle(state, scheduler.Arrived(want, now_ms + number))
     began = time.perf_counter()
-    reasons = scheduler.why_waiting(state, [want.id for want in state.queue])
+    reasons = world.broker.runtime.view.reasons
     assert time.perf_counter() - began < 0.5
     assert (reasons["w0"].code, reasons["w1999"].numbers["ahead"]) == ("capacity", 1999)
-    state.queue.clear()
+    for number in range(2000):
+        scheduler.handle(state, scheduler.Gone(f"w{number}", now_ms + 2000))
 
 
 async def test_looking_from_other_threads_while_the_queue_moves_never_fails(world):

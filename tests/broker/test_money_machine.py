@@ -29,18 +29,20 @@ from sqlalchemy import create_engine, event, text
 from sqlalchemy.pool import NullPool
 
 from fastgpu import models
-from fastgpu_hub.broker import credit_rules, funding, funds, lifecycle
+from fastgpu_hub.broker import credit_rules, deferral, funding, funds, lifecycle
 from fastgpu_hub.broker.actors import Actor
 from fastgpu_hub.broker.idempotency import Refusal
 from fastgpu_hub.broker.ports.records import PromotionCode, Workload
 from fastgpu_hub.broker.settings import Settings
+from fastgpu_hub.broker.views import at
 from fastgpu_hub.pricing.credits import Grant
 from fastgpu_hub.pricing.ledger import grant_transfer
 from fastgpu_hub.pricing.pricebook import Rate
 from fastgpu_hub.pricing.promotions import Promotion
 from fastgpu_hub.pricing.quotas import Quota
 from fastgpu_hub.store import open_store
-from fastgpu_hub.store.unit_of_work import SqlUnitOfWork
+from fastgpu_hub.store.buffered import BufferedUnitOfWork
+from fastgpu_hub.store.kept import Kept
 from tests.broker.bare_books import Books
 
 EXAMPLES = int(os.environ.get("FASTGPU_EXAMPLES", "60"))
@@ -78,7 +80,9 @@ class Money(RuleBasedStateMachine):
         self.now_ms = START_MS
         self.settings = Settings(server_horizon_ms=HOUR_MS, follow_promotions=True)
         self.count = 0
+        self.quotes = {}
         self.break_at = 0
+        self.kept = Kept()
         self.statements = 0
         self.inside = False
         self.connection.execute(text("SAVEPOINT example"))
@@ -98,9 +102,12 @@ class Money(RuleBasedStateMachine):
         self.connection.execute(text("SAVEPOINT step"))
         self.statements, self.inside = 0, True
         try:
-            result = work(SqlUnitOfWork(self.connection))
+            uow = BufferedUnitOfWork(self.connection, kept=self.kept)
+            result = work(uow)
+            uow.done()
         except (Refusal, Broken, lifecycle.Stale) as error:
             self.inside = False
+            self.kept.forget()
             self.connection.execute(text("ROLLBACK TO SAVEPOINT step"))
             if isinstance(error, Refusal):
                 self.justify(error.refused)
@@ -164,7 +171,26 @@ class Money(RuleBasedStateMachine):
     def reserve_for_a_server(self, **request):
         return self._reserve(None, **request)
 
-    def _reserve(self, minutes, owner, own, gpus, code, most, steps):
+    @rule(target=ids, minutes=st.integers(1, 900), later=st.integers(1, 3000), **{**REQUEST, "steps": st.just(0)})
+    def reserve_for_a_job_that_starts_later(self, minutes, later, **request):
+        """Its quote is what is held for it; whenever it is granted, it costs no more."""
+        who = self._reserve(minutes, later=later, **request)
+        if (books := Books(self.connection)).workloads.get(who):
+            self.quotes[who] = sum(row["amount_micros"] for row in books.held if row["workload_id"] == who)
+        return who
+
+    @rule(who=ids, micros=st.integers(0, 1_000_000))
+    def plan_anew(self, who, micros) -> None:
+        """A promotion is published; a deferred job may move to where it makes it cheaper."""
+
+        def publish(uow):
+            price = {"fixed_per_gpu_hour_micros": micros, "starts_ms": self.now_ms, "ends_ms": self.now_ms + DAY_MS}
+            uow.add_promotion(Promotion(0, "Fixed", **price))
+
+        self.step(publish)
+        self.step(lambda uow: deferral.replan(uow, who, self.now_ms, 0, self.settings))
+
+    def _reserve(self, minutes, owner, own, gpus, code, most, steps, later=None):
         """A request; it may be granted, started and looked at at once."""
         self.count += 1
         workload = Workload(
@@ -181,6 +207,9 @@ class Money(RuleBasedStateMachine):
             time_limit_ms=None if minutes is None else minutes * 60_000,
             promo_code="ABC" if code else None,
             max_cost_micros=most,
+            not_before_ms=None if later is None else self.now_ms + later * 60_000,
+            quoted_micros=None if later is None else 0,
+            spec={} if later is None else {"start": "cheapest", "by": at(self.now_ms + 6 * DAY_MS).isoformat()},
         )
         self.step(lambda uow: lifecycle.request(uow, workload, self.now_ms, self.settings))
         for step in (self.grant, lambda who: self.start(who, 500), lambda who: self.renew_or_settle(who, 0))[:steps]:
@@ -265,6 +294,9 @@ class Money(RuleBasedStateMachine):
         self._promotions_hold(books)
         self._holds_match(books)
         self._lines_are_right(books)
+        for who, quoted in self.quotes.items():
+            rows = [row for row in (*books.charges, *books.held) if row["workload_id"] == who]
+            assert sum(row["amount_micros"] for row in rows) <= quoted, who
 
     def _limits_hold(self, books) -> None:
         for account in ACCOUNTS:

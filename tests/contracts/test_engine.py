@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fastgpu_hub.broker.ports.world import Engine, FileEntry, Launch, Observation
+from fastgpu_hub.broker.ports.world import Engine, FileEntry, Launch, Observation, Reported
 from fastgpu_hub.engines.fake import FakeEngine
 from fastgpu_hub.engines.local import LocalEngine
 
@@ -27,6 +28,11 @@ while True:
             sys.exit(int(text))
         elif order.stem == 'progress':
             pathlib.Path(os.environ['FASTGPU_PROGRESS_FILE']).write_text(text)
+        elif order.stem == 'checkpoint':
+            pathlib.Path(os.environ['FASTGPU_CHECKPOINT_DIR'], 'epoch.pt').write_text(text)
+        elif order.stem == 'metric':
+            with open(os.environ['FASTGPU_METRICS_FILE'], 'a') as file:
+                file.write(text)
         elif order.stem == 'file':
             pathlib.Path('out').mkdir()
             pathlib.Path('out/result.txt').write_text(text)
@@ -89,6 +95,10 @@ class FakeDriver(Driver):
             self.fake.finish(lease_id, int(text))
         elif what == "progress":
             self.fake.set_progress(lease_id, float(text))
+        elif what == "checkpoint":
+            self.fake.put_checkpoint(lease_id, "epoch.pt", text.encode())
+        elif what == "metric":
+            self.fake.log_metric(lease_id, **json.loads(text))
         else:
             self.fake.put_file(lease_id, "out/result.txt", text.encode())
 
@@ -216,6 +226,18 @@ async def test_progress_is_what_the_job_reports(driver: Driver) -> None:
     await eventually(lambda: driver.engine.progress("lease1"), 0.25)
 
 
+async def test_figures_come_as_the_job_wrote_them(driver: Driver) -> None:
+    await driver.engine.start(driver.launch())
+    await driver.until("lease1", "running")
+    assert driver.engine.metrics("lease1") == driver.engine.metrics("nobody") == Reported()
+    for step in range(2):
+        await driver.order("lease1", "metric", json.dumps({"name": "loss", "value": 0.5, "step": step}) + "\n")
+    await eventually(lambda: driver.engine.metrics("lease1").data.count(b"\n"), 2)
+    reported = driver.engine.metrics("lease1")
+    assert reported.size_bytes == len(reported.data)
+    assert [json.loads(line)["step"] for line in reported.data.splitlines()] == [0, 1]
+
+
 async def test_inputs_come_and_files_stay(driver: Driver) -> None:
     data = b"x" * 100_000
     sha256 = hashlib.sha256(data).hexdigest()
@@ -231,6 +253,24 @@ async def test_inputs_come_and_files_stay(driver: Driver) -> None:
     assert driver.engine.files("lease1") == [FileEntry("data/in.bin", len(data)), FileEntry("out/result.txt", 2)]
     assert driver.engine.read_file("lease1", "out/result.txt") == b"42"
     assert driver.engine.read_file("lease1", "out/nothing.txt") is None
+
+
+async def test_save_points_are_there_for_every_attempt_and_listed_with_each(driver: Driver) -> None:
+    await driver.engine.start(driver.launch())
+    await driver.until("lease1", "running")
+    await driver.order("lease1", "checkpoint", "epoch 3")
+    await driver.order("lease1", "exit", "1")
+    await driver.until("lease1", "exited")
+    await driver.engine.start(driver.launch("lease2", checkpoint_id="lease1", attempt=2))
+    await driver.engine.start(driver.launch("lease3"))
+    for lease_id in ("lease2", "lease3"):
+        await driver.until(lease_id, "running")
+    for lease_id, expected in (("lease1", b"epoch 3"), ("lease2", b"epoch 3"), ("lease3", None)):
+        assert driver.engine.read_file(lease_id, "@checkpoints/epoch.pt") == expected
+        listed = [FileEntry("@checkpoints/epoch.pt", 7)] if expected else []
+        assert driver.engine.files(lease_id) == listed
+    await asyncio.to_thread(driver.engine.remove_jobs, ["lease1"])
+    assert driver.engine.read_file("lease2", "@checkpoints/epoch.pt") == b"epoch 3"
 
 
 async def test_bytes_under_a_wrong_hash_are_refused(driver: Driver) -> None:
@@ -264,3 +304,58 @@ async def test_a_closed_engine_starts_nothing(driver: Driver) -> None:
     await driver.engine.close()
     with pytest.raises(RuntimeError, match="not open"):
         await driver.engine.start(driver.launch())
+
+
+async def test_a_file_is_opened_to_be_read_piece_by_piece(driver: Driver) -> None:
+    await driver.engine.start(driver.launch())
+    await driver.until("lease1", "running")
+    await driver.order("lease1", "file", "42 is the answer")
+    await eventually(lambda: driver.engine.read_file("lease1", "out/result.txt"), b"42 is the answer")
+    file = driver.engine.open_file("lease1", "out/result.txt")
+    assert file is not None
+    with file:
+        assert (file.read(2), file.read(100)) == (b"42", b" is the answer")
+    for path in ("out/none", "../launch.json", "/etc/passwd", "out"):
+        assert driver.engine.open_file("lease1", path) is None
+    assert driver.engine.open_file("lease9", "out/result.txt") is None
+
+
+async def test_bytes_that_are_written_lie_under_their_hash_and_of_a_broken_write_nothing_does(driver: Driver) -> None:
+    def write(file: Any) -> None:
+        file.write(b"fetched ")
+        file.write(b"data")
+
+    def broken(file: Any) -> None:
+        file.write(b"half")
+        raise OSError("the line is cut")
+
+    sha256 = await asyncio.to_thread(driver.engine.add_blob, write)
+    assert sha256 == hashlib.sha256(b"fetched data").hexdigest()
+    assert driver.engine.has_blob(sha256)
+    with pytest.raises(OSError, match="the line is cut"):
+        await asyncio.to_thread(driver.engine.add_blob, broken)
+    assert not driver.engine.has_blob(hashlib.sha256(b"half").hexdigest())
+
+
+async def test_an_ended_job_is_removed_with_its_log_and_one_that_lives_is_not(driver: Driver) -> None:
+    for lease_id in ("lease1", "lease2"):
+        await driver.engine.start(driver.launch(lease_id))
+        await driver.until(lease_id, "running")
+        await driver.order(lease_id, "file", "42")
+        await eventually(lambda lease_id=lease_id: driver.engine.read_file(lease_id, "out/result.txt"), b"42")
+    await driver.order("lease1", "exit", "0")
+    await driver.until("lease1", "exited")
+    for _ in range(2):  # again, after it was interrupted
+        await asyncio.to_thread(driver.engine.remove_jobs, ["lease1", "lease2", "lease9"], ["lease1"])
+    assert (driver.engine.files("lease1"), driver.engine.log_size("lease1")) == ([], 0)
+    assert (await driver.engine.observe("lease1")).state == "absent"
+    assert driver.engine.read_file("lease2", "out/result.txt") == b"42"
+    assert (await driver.engine.observe("lease2")).state == "running"
+
+
+async def test_only_bytes_that_nobody_names_and_that_are_old_are_swept(driver: Driver) -> None:
+    hashes = [await asyncio.to_thread(driver.engine.add_blob, lambda file, n=n: file.write(b"%d" % n)) for n in (1, 2)]
+    now_ms = (await driver.engine.observe("lease1")).at_ms
+    assert driver.engine.sweep_blobs([hashes[0]], now_ms - 60_000) == 0
+    assert driver.engine.sweep_blobs([hashes[0]], now_ms + 60_000) == 1
+    assert [driver.engine.has_blob(sha256) for sha256 in hashes] == [True, False]

@@ -20,6 +20,7 @@ from fastgpu_hub.broker.ports.records import (
     PromotionCode,
     PromotionUse,
     Redemption,
+    RunRecord,
     Workload,
     WorkloadEvent,
 )
@@ -161,6 +162,16 @@ async def test_events_keep_their_order(store: Store) -> None:
     await store.write(lambda uow: [uow.add_workload(a_workload()), *map(uow.add_event, events)])
     assert await store.read(lambda uow: uow.events("w1")) == events
     assert await store.read(lambda uow: uow.events("w2")) == []
+
+
+async def test_what_is_kept_of_a_run_comes_back_exactly_and_is_replaced(store: Store) -> None:
+    first = RunRecord("w1", gpu_use={"from_ms": 1, "buckets": [[10, 20, None]]})
+    last = RunRecord("w1", ({"name": "loss", "points": [[0, 0.1, None]]},), None, 0.1 + 0.2)
+    await store.write(lambda uow: (uow.add_workload(a_workload()), uow.save_run_record(first)))
+    assert await store.read(lambda uow: uow.run_record("w1")) == first
+    await store.write(lambda uow: uow.save_run_record(last))
+    assert await store.read(lambda uow: uow.run_record("w1")) == last
+    assert await store.read(lambda uow: uow.run_record("w2")) is None
 
 
 # ---------------------------------------------------------------- holds

@@ -24,6 +24,7 @@ from fastgpu_hub.service.commands import app as service_app
 from fastgpu_magics.arguments import CELL_COMMANDS, LINE_COMMANDS, read_line
 
 IMAGES = ("spawn-page.png", "notebook-job.png", "refusal.png", "status-bar.png", "class-page.png")
+DRAWINGS = ("calibration.svg", "plan.svg")
 
 # What the variables of the examples are.
 NAMES: dict[str, type] = {
@@ -50,6 +51,7 @@ NAMES: dict[str, type] = {
     "problem": models.Problem,
     "device": models.InventoryGpu,
     "error": fastgpu.FastGPUError,
+    "plan": models.StartPlan,
 }
 OPEN_ENDED = {
     "set_quota": models.QuotaSet,
@@ -133,6 +135,28 @@ def test_every_command_of_the_service_shown_parses(written):
     assert parsed >= 5
 
 
+def simulation() -> Any:
+    from fastgpu_hub.simulate.commands import app
+
+    return typer.main.get_command(app)
+
+
+def test_every_command_of_the_simulation_shown_parses(written):
+    group = simulation()
+    parsed = 0
+    for document in written:
+        for line in document.commands:
+            if line.startswith("python -m fastgpu_hub.simulate "):
+                words = shlex.split(line, comments=True)[3:]
+                command = group.commands.get(words[0])
+                if command:
+                    command.make_context(words[0], words[1:])  # raises on an unknown option
+                else:
+                    group.make_context("simulate", words)
+                parsed += 1
+    assert parsed >= 8
+
+
 def cell_magics(document) -> Iterator[str]:
     lines = [line for block in document.code("python") for line in block.splitlines()]
     for line in (*lines, *document.spans):
@@ -158,6 +182,8 @@ def test_options_named_on_their_own_exist(written):
         known |= {option for parameter in command.params for option in parameter.opts}
     for group in typer.main.get_command(service_app).commands.values():
         known |= {option for command in group.commands.values() for par in command.params for option in par.opts}
+    for command in (simulation(), *simulation().commands.values()):
+        known |= {option for parameter in command.params for option in parameter.opts}
     known |= {"--help"}
     named = {
         (document.name, span.split()[0])
@@ -196,7 +222,7 @@ def test_every_image_shown_is_one_of_the_screenshots_and_says_in_words_what_it_s
         for document in documents
         for words, target in re.findall(r"!\[([^\]]*)\]\(([^)\s]+)\)", document.prose)
     }
-    assert {path.name for path in shown} <= set(IMAGES)
+    assert {path.name for path in shown} <= {*IMAGES, *DRAWINGS}
     assert all(path.parent == readme.path.parent / "docs" / "images" for path in shown)
     assert all(len(words) > 20 for words in shown.values())
     assert all(image in readme.prose for image in IMAGES)

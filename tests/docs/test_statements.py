@@ -98,9 +98,9 @@ def test_a_job_finds_the_variables_the_guide_lists(root):
     text = (root / "docs" / "how-to" / "submit-jobs.md").read_text()
     rows = text.split("A job finds these variables:")[1].split("\n\nWith `--env`")[0]
     listed = set(re.findall(r"`([A-Z_]+)`", "".join(row.split("|")[1] for row in rows.splitlines() if "|" in row)))
-    launch = Launch("j-1", "alice", "script", ("a.py",), ("GPU-1",), 1000, simulated=True)
+    launch = Launch("j-1", "alice", "script", ("a.py",), ("GPU-1",), 1000, simulated=True, parameters={"lr": "1"})
     user = SystemUser("alice", 1000, 1000, (), "/home/alice")
-    assert listed == set(job_environment(launch, "/usr/bin/python3", user, {}, "/progress"))
+    assert listed == set(job_environment(launch, "/usr/bin/python3", user, {}, "/progress", "/saved", 1000))
 
     refused = text.split("you add your own. ")[1].split(" are refused.")[0]
     names = re.findall(r"`([A-Z_]+)`", refused)

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -80,12 +77,6 @@ class Bench:
             await asyncio.sleep(0.01)
         raise AssertionError(f"{text!r} is not in the log: {self.log(lease_id)!r}")
 
-    def reap(self) -> None:
-        """Shepherds that ended while no engine watched; in life they are not children of the engine that comes next."""
-        for record in self.folder.glob("jobs/*/shepherd.json"):
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(json.loads(record.read_text())["pid"], os.WNOHANG)
-
     def work(self, lease_id: str = "j1") -> Path:
         return self.folder / "jobs" / lease_id / "work"
 
@@ -98,4 +89,3 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     await bench.engine.close()
     sweeper = await bench.open(stop_jobs_on_exit=True, stop_grace_seconds=0)
     await sweeper.close()
-    bench.reap()

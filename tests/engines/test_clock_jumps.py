@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fastgpu_hub.engines import launching, shepherd, watching
+from fastgpu_hub.engines import forking, shepherd, watching
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 
@@ -23,9 +23,11 @@ async def test_a_clock_set_while_a_job_runs_changes_nothing_of_its_length(
         f"import os, runpy, sys, time\n"
         f"real = time.time_ns\n"
         f"time.time_ns = lambda: real() + {jump_ms * 10**6} * os.path.exists({str(jumped)!r})\n"
-        f"runpy.run_path({shepherd.__file__!r}, run_name='__main__')\n"
+        f"globals().update(runpy.run_path({shepherd.__file__!r}))\n"
     )
-    monkeypatch.setattr(launching.shepherd, "__file__", str(program))
+    monkeypatch.setattr(forking.shepherd, "__file__", str(program))
+    await bench.engine.close()
+    await bench.open()
     await bench.start("import time; print('here', flush=True); time.sleep(0.5)")
     started = await bench.until("running")
     await bench.log_has("here")

@@ -16,6 +16,10 @@ from typing import Any
 
 import pytest
 
+from fastgpu_hub.broker import metrics
+from fastgpu_hub.broker.ports.world import Reported
+from fastgpu_hub.engines.job_folder import METRICS_END_BYTES
+
 SHOW_ENVIRONMENT = "import json, os; print(json.dumps(dict(os.environ)))"
 
 
@@ -49,6 +53,10 @@ async def test_a_job_gets_its_lease_and_nothing_of_the_service(bench: Any, monke
         "FASTGPU_JOB_ID": "j1",
         "FASTGPU_LEASE_ID": "j1",
         "FASTGPU_PROGRESS_FILE": str(bench.folder / "jobs/j1/run/progress"),
+        "FASTGPU_METRICS_FILE": str(bench.folder / "jobs/j1/run/metrics.jsonl"),
+        "FASTGPU_CHECKPOINT_DIR": str(bench.folder / "checkpoints/j1"),
+        "FASTGPU_ATTEMPT": "1",
+        "FASTGPU_GRACE_SECONDS": "0.2",
         "FASTGPU_SIMULATED": "1",
     }
 
@@ -158,6 +166,32 @@ async def test_a_log_is_cut_at_its_limit_and_says_so(bench: Any) -> None:
 async def test_progress_is_a_number_from_zero_to_one(bench: Any, text: str, progress: float | None) -> None:
     await bench.run(f"import os; open(os.environ['FASTGPU_PROGRESS_FILE'], 'w').write('{text}')")
     assert bench.engine.progress("j1") == progress
+
+
+async def test_figures_reported_through_the_sdk_are_read_back(bench: Any) -> None:
+    code = "import sys; sys.path.insert(0, %r); import fastgpu; [fastgpu.log_metric('acc', n / 4, n) for n in range(5)]"
+    await bench.run(code % str(Path(__file__).parents[2]))
+    [series] = metrics.read(bench.engine.metrics("j1").data)
+    assert (series.name, series.count, series.last.value) == ("acc", 5, 1.0)
+
+
+async def test_of_a_long_report_the_beginning_and_the_end_are_read(bench: Any) -> None:
+    await bench.run(
+        "import os; f = open(os.environ['FASTGPU_METRICS_FILE'], 'w'); "
+        '[f.write(\'{"name":"loss","value":1,"step":%d}\\n\' % n) for n in range(200_000)]'
+    )
+    reported = bench.engine.metrics("j1")
+    assert len(reported.data) <= 2 * METRICS_END_BYTES < reported.size_bytes
+    [series] = metrics.read(reported.data)
+    assert (series.points[0].step, series.last.step) == (0, 199_999)
+    assert series.count == reported.data.count(b"\n"), "no line is cut, none is read twice"
+
+
+@pytest.mark.parametrize("how", ["os.symlink('/etc/passwd', path)", "os.mkfifo(path)", "os.mkdir(path)",
+                                 "(open('own', 'w').write('{}'), os.link('own', path))"])  # fmt: skip
+async def test_figures_are_read_from_a_file_of_the_jobs_own_and_no_other(bench: Any, how: str) -> None:
+    await bench.run(f"import os; path = os.environ['FASTGPU_METRICS_FILE']; {how}")
+    assert bench.engine.metrics("j1") == Reported()
 
 
 async def test_records_and_inputs_are_the_service_s_alone(bench: Any) -> None:

@@ -92,7 +92,8 @@ async def test_a_job_that_ran_when_the_machine_was_restarted_is_known_gone(bench
 
     def meanwhile() -> None:
         os.kill(shepherd["pid"], signal.SIGKILL)
-        os.waitpid(shepherd["pid"], 0)
+        while (process := process_table().get(shepherd["pid"])) is not None and not process.dead:
+            time.sleep(0.01)
         folder.write("shepherd", shepherd | {"boot_id": "an earlier boot"})
         os.utime(folder.path / "lock", (2_000_000, 2_000_000))
 

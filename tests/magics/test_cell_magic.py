@@ -69,7 +69,7 @@ def test_a_submitted_cell_travels_verbatim_with_its_variables(run: Run, service:
         ("submit --gpu a100 --time soon", "x = 1", "cannot read 'soon' as a duration"),
         ("submit --gpu a100 --max-cost 1e9", "x = 1", "as an amount"),
         ("submit --gpu a100 --count 0", "x = 1", "at least 1"),
-        ("submit --gpu a100 --start now", "x = 1", "unknown option --start; it knows --account --again"),
+        ("submit --gpu a100 --begin now", "x = 1", "unknown option --begin; it knows --account --again"),
         ("submit --gpu a100 --array lr=1,2", "x = 1", "unknown option --array"),
         ("submit --gpu a100 stray", "x = 1", "unknown argument stray"),
         ("status", "x = 1", "status takes no cell: write %fastgpu status"),
@@ -127,6 +127,22 @@ def test_a_dry_run_shows_cost_and_cargo_and_submits_nothing(run: Run, service: F
     assert (service.submissions, service.blobs) == ([], {})
 
 
+def test_a_cell_can_wait_for_the_cheapest_start_or_for_an_instant(run: Run, service: FakeService) -> None:
+    run("%%fastgpu submit --gpu a100 --start cheapest --by '2030-01-31 18:00' --max-cost 5\nx = 1")
+    run("%%fastgpu submit --gpu a100 --start '2030-01-31 18:00'\nx = 1")
+    sent = [(body["start"], body["start_at"], body["by"]) for body in service.submissions]
+    assert sent == [("cheapest", None, "2030-01-31T18:00:00+01:00"), ("now", "2030-01-31T18:00:00+01:00", None)]
+    shown = run("%%fastgpu submit --gpu a100 --start cheapest --by '2030-01-31 18:00' --dry-run\nx = 1").value
+    assert "Cheapest: " in repr(shown)
+    assert len(service.submissions) == 2
+
+
+def test_a_deadline_that_is_past_is_refused_with_what_it_was_read_as(refusal: Refusal, service: FakeService) -> None:
+    text = refusal("submit --gpu a100 --by '2020-01-31 18:00'", "x = 1")
+    assert "was read as Fri 31 Jan 2020, 18:00 CET, which is past" in text
+    assert service.submissions == []
+
+
 def test_json_of_a_submission_is_the_job(run: Run) -> None:
     assert run("%%fastgpu submit --gpu a100 --json\nx = 1").value["state"] == "queued"
 
@@ -174,8 +190,12 @@ def test_outputs_of_ones_own_job_are_shown_as_the_notebook_would(run: Run, servi
     service.files["job-1"]["result.ipynb"] = executed(PRINTED, PLOT)
     shown = run("%fastgpu result job-1")
     assert isinstance(shown.value, Result)
-    assert shown.out.endswith("Job job-1 succeeded\nprinted\n")
-    assert [output.data["text/html"] for output in shown.outputs] == ["<b>plot</b>"]
+    assert shown.out.endswith("printed\n")
+    first, *rest = shown.outputs
+    for words in ("Job job-1 succeeded", "0.07 credits", "0.98 at step 1", "63 % busy on average", "/jobs/job-1"):
+        assert words in first.data["text/plain"]
+    assert "accuracy &lt;b&gt;" in first.data["text/html"]
+    assert [output.data["text/html"] for output in rest] == ["<b>plot</b>"]
     assert run("r = %fastgpu result job-1\nr.outputs").value == (PRINTED, PLOT)
 
 
@@ -183,8 +203,8 @@ def test_outputs_of_another_persons_job_are_words_only(run: Run, service: FakeSe
     service.add_job(state="succeeded", owner="mallory")
     service.files["job-1"]["result.ipynb"] = executed(PRINTED, PLOT)
     shown = run("%fastgpu result job-1")
-    assert shown.out.endswith("Job job-1 succeeded\nprinted\n<Figure>\n")
-    assert shown.outputs == []
+    assert shown.out.endswith("printed\n<Figure>\n")
+    assert ["Job job-1 succeeded" in output.data["text/plain"] for output in shown.outputs] == [True]
     assert isinstance(shown.value.outputs, Outputs)
     assert not shown.value.outputs.trusted
 

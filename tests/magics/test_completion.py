@@ -37,6 +37,7 @@ def known(service: FakeService, make_client: Callable[[], GPUClient]) -> Known:
         ("submit --gpu a1", True, {"a100-40gb"}, "a1"),
         ("submit --account ", True, {"class:cs101"}, ""),
         ("submit --in x,da", True, {"data"}, "da"),
+        ("submit --start ", True, {"now", "cheapest"}, ""),
         ("logs ", False, {"job-1"}, ""),
         ("cancel job-1 j", False, {"job-1"}, "j"),
         ("cost --by ", False, {"job", "gpu", "day", "person"}, ""),
@@ -49,7 +50,7 @@ def test_what_may_follow_is_offered(known: Known, text: str, is_cell: bool, offe
     assert "_hidden" not in found
 
 
-@pytest.mark.parametrize("text", ["nonsense ", "jobs ", "submit --time "])
+@pytest.mark.parametrize("text", ["nonsense ", "jobs ", "submit --time ", "quote --by "])
 def test_where_nothing_is_known_nothing_is_offered(known: Known, text: str) -> None:
     assert candidates(text, text.startswith("submit"), known, ["data"])[0] == []
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from fastgpu import rule_views, views
+from fastgpu import rule_views, run_views, start_views, views
 from fastgpu.client import GPUClient
 from fastgpu.console import show
 from fastgpu.models import Explanation, Job, JobFile, Receipt
@@ -36,8 +36,11 @@ VIEWS: dict[str, Callable[[GPUClient], View]] = {
     "status": lambda client: views.status(client.status(), LENS),
     "gpus": lambda client: views.offers(client.options(), LENS),
     "quote": lambda client: views.quote(client.quote("h100-80gb"), LENS),
+    "when": lambda client: start_views.start_plan(client.when("h100-80gb", by=NOW), LENS),
     "jobs": lambda client: views.jobs([job.snapshot for job in client.jobs()], LENS),
     "job": lambda client: views.job(client.get_job_status("job-1"), LENS),
+    "job_with_page": lambda client: views.job(client.get_job_status("job-1"), LENS, client.page("jobs/job-1")),
+    "metrics": lambda client: run_views.metrics("job-1", client.job_metrics("job-1"), LENS),
     "promos": lambda client: rule_views.promotions(client.promotions(), "credits", LENS),
     "quota": lambda client: rule_views.quotas(client.quotas(), "credits", LENS),
     "cost": lambda client: views.costs(client.costs(), LENS),

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
@@ -24,6 +25,8 @@ Refusal = Callable[..., str]
         ("status", "H100 (simulated)"),
         ("top", "FastGPU status of alice"),
         ("quote --gpu a100 --count 2 --time 4h", "Quote: 2 × a100-40gb (simulated) for 4 h"),
+        ("quote --gpu a100 --by '2030-01-31 18:00'", "Cheapest: "),
+        ("when --gpu a100 --by '2030-01-31 18:00' --max-cost 5", "Thu 31 Jan 2030, 18:00 CET"),
         ("promos", "50 % off"),
         ("promos NIGHT", "50 % off"),
         ("quota", "40 GPU-hours per week"),
@@ -35,6 +38,8 @@ Refusal = Callable[..., str]
         ("receipt job-1", "receipt total == ledger total"),
         ("logs job-1", "epoch 1"),
         ("result job-1", "Job job-1 queued"),
+        ("result job-1", "0.98 at step 1"),
+        ("metrics job-1", "0.98 at step 1"),
     ],
 )
 def test_every_line_command_shows_itself_and_gives_plain_data(
@@ -84,7 +89,7 @@ def test_why_without_an_id_tells_of_the_last_refusal(run: Run, service: FakeServ
     [
         ("nonsense", "unknown command nonsense; there are: status, top"),
         ("submit", "begin the cell with %%fastgpu submit"),
-        ("jobs --moon 3", "unknown option --moon; it knows --all --help --json --limit"),
+        ("jobs --moon 3", "unknown option --moon; it knows --all --array --help --json --limit"),
         ("logs", "required: ID"),
         ("cost --by moon", "--by"),
         ("cost --since soon", "cannot read 'soon' as a day"),
@@ -122,6 +127,22 @@ def refusal_of(ran: Any) -> str:
 def test_logs_follow_prints_to_the_end(run: Run, service: FakeService) -> None:
     service.add_job()
     assert run("%fastgpu logs job-1 -f").out == "now starting\nnow running\nnow succeeded\n"
+
+
+def test_logs_follow_goes_on_after_the_service_was_away(run: Run, service: FakeService) -> None:
+    service.add_job()
+    answer, answered = service.answer, list[str]()
+
+    def away_in_between(request: httpx.Request) -> httpx.Response:
+        answered.append(request.url.path)
+        if 3 <= len(answered) < 20:
+            raise httpx.ConnectError("connection refused")
+        return answer(request)
+
+    service.answer = away_in_between  # type: ignore[method-assign]
+    shown = run("%fastgpu logs job-1 -f")
+    assert shown.out == "now starting\nnow running\nnow succeeded\n"
+    assert "goes on here as soon as the service is back" in shown.err
 
 
 def test_a_long_log_is_shown_from_its_end(run: Run, service: FakeService) -> None:

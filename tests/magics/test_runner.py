@@ -21,6 +21,7 @@ from fastgpu_magics.transfer import dump_inputs, python_minor
 
 ROOT = Path(__file__).parents[2]
 slow = pytest.mark.slow
+CELL = "cell.ipynb"
 
 
 class Job:
@@ -133,6 +134,72 @@ def test_a_cell_that_ignores_the_stop_is_killed_with_its_kernel(job: Job) -> Non
 
 
 @slow
+def test_the_first_cells_output_is_there_while_the_second_cell_runs_and_what_a_cell_left_for_the_end_is_done(
+    job: Job,
+) -> None:
+    cells = [
+        "import atexit, pathlib\natexit.register(lambda: pathlib.Path('ended').touch())\nprint('first')",
+        "import time\nwhile not pathlib.Path('seen').exists():\n    time.sleep(0.01)\nprint('second')",
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, cells))), job.folder / CELL)
+    with job.start() as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "first\n"
+        (job.folder / "seen").touch()
+        rest, _ = process.communicate(timeout=30)
+    assert (process.returncode, rest) == (0, "second\n")
+    assert (job.folder / "ended").exists()
+
+
+@slow
+def test_a_stop_before_the_first_cell_leaves_no_kernel_and_no_sockets(job: Job, tmp_path: Path) -> None:
+    job.write("print('never')")
+    sockets = tmp_path / "tmp"
+    sockets.mkdir()
+    # The kernel waits for the owner's start-up files.
+    startup = tmp_path / "ipython" / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "slow.py").write_text("import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(60)")
+    job.environment |= {"TMPDIR": str(sockets), "IPYTHONDIR": str(tmp_path / "ipython")}
+    with job.start() as process:
+        until = time.monotonic() + 20
+        while not (job.folder / "pid").exists() or not (job.folder / "pid").read_text():
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        text, _ = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "never" not in text
+    assert not Path(f"/proc/{(job.folder / 'pid').read_text()}").exists()
+    assert list(sockets.iterdir()) == []
+
+
+@slow
+def test_a_kernel_that_cannot_start_is_said_so(job: Job, tmp_path: Path) -> None:
+    (tmp_path / "ipykernel_launcher.py").write_text("raise SystemExit('it is broken')")
+    job.environment["PYTHONPATH"] = f"{tmp_path}:{ROOT}"
+    job.write("print('never')")
+    code, text = job.run()
+    assert code == 1
+    assert "it is broken" in text
+    assert "fastgpu: the kernel died while it started." in text
+
+
+@slow
+def test_the_runner_imports_nothing_that_keeps_the_first_cell_waiting(job: Job) -> None:
+    job.write("import fastgpu_magics.transfer, sys\nprint('pydantic' in sys.modules)")
+    code = "import sys\nfrom fastgpu_magics.runner import main\nmain(['cell.ipynb'])\nprint(sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=job.folder, env=job.environment, capture_output=True, text=True, timeout=60
+    )
+    in_kernel, in_runner = done.stdout.splitlines()
+    assert in_kernel == "False"
+    assert "'nbclient'" in in_runner
+    for slow_module in ("'pydantic'", "'rfc3987_syntax'", "'IPython'", "'fastgpu.models'"):
+        assert slow_module not in in_runner
+
+
+@slow
 def test_a_kernel_that_dies_is_said_so(job: Job) -> None:
     job.write("print('x', flush=True)\nimport os, time\ntime.sleep(0.5)\nos._exit(9)")
     code, text = job.run()
@@ -186,3 +253,13 @@ def test_what_is_no_notebook_is_exit_code_2(
     assert main(["cell.ipynb"]) == 2
     assert "cannot read cell.ipynb as a notebook" in capsys.readouterr().err
     assert main([]) == 2
+
+
+@slow
+def test_a_bar_that_is_a_widget_is_read_along(job: Job, tmp_path: Path) -> None:
+    job.environment["FASTGPU_PROGRESS_FILE"] = str(tmp_path / "progress")
+    cell = "import ipywidgets\nbar = ipywidgets.FloatProgress(max=8)\ndisplay(bar)\nfor n in range(3): bar.value = n"
+    job.write(cell)
+    code, text = job.run()
+    assert code == 0, text
+    assert (tmp_path / "progress").read_text() == "0.250000"

@@ -2,220 +2,402 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from fastgpu_hub.pricing.explain import Explained
 from fastgpu_hub.scheduling import scheduler as s
+from fastgpu_hub.scheduling import why
 from fastgpu_hub.scheduling.inventory import Device
-from fastgpu_hub.scheduling.policies import Want, fifo
+from fastgpu_hub.scheduling.overview import overview
+from fastgpu_hub.scheduling.policies import POLICIES, Want, policy_of
+from fastgpu_hub.scheduling.state import STRICT_FACTOR
+
+A100, H100, HOUR = "a100-40gb", "h100-80gb", 3_600_000
 
 
-def devices(count: int, gpu_type: str = "h100-80gb", node: str = "a") -> tuple[Device, ...]:
-    return tuple(Device(f"{gpu_type}-{node}-{i}", gpu_type, node, i) for i in range(count))
+def reasons(desk) -> dict[str, Explained]:
+    return dict(overview(desk.state, desk.now_ms).reasons)
 
 
-def want(name: str, count: int = 1, at: int = 0, limits=(), gpu_type: str = "h100-80gb") -> Want:
-    return Want(name, name.split("-")[0], gpu_type, count, at, limits)
+def test_first_come_is_first_served(desk):
+    d = desk()
+    d.find(2)
+    d.ask("b", at=2)
+    d.ask("a", at=1)
+    d.ask("c", at=3)
+    assert d.granted == ["b", "a"]  # b came when GPUs were free
 
 
-def check(state: s.State) -> None:
-    """What must hold after every event."""
-    held = Counter(state.inventory.holder.values())
-    assert held == Counter({w.id: w.gpu_count for w in state.holding.values()})
-    assert not {w.id for w in state.queue} & set(state.holding)
-    assert state.queue == sorted(state.queue, key=fifo)
-    per_key: Counter[str] = Counter()
-    for holder in state.holding.values():
-        for key, _ in holder.limits:
-            per_key[key] += holder.gpu_count
-    assert per_key == state.held_per_key
-    for uuid, holder_id in state.inventory.holder.items():
-        assert state.inventory.devices[uuid].gpu_type == state.holding[holder_id].gpu_type
+def test_a_large_request_at_the_head_is_not_overtaken_under_fifo(desk):
+    d = desk("fifo")
+    d.find(2)
+    d.ask("a")
+    d.ask("big", 2, 1)
+    d.ask("small", 1, 2)
+    assert d.granted == ["a"]
+    assert {who: reason.code for who, reason in reasons(d).items()} == {"big": "capacity", "small": "turn"}
+    assert d.end("a") == ["big"]
 
 
-def run(*events: s.Event) -> tuple[s.State, list[s.Grant]]:
-    state, grants = s.State(), []
-    for event in events:
-        state, new = s.handle(state, event)
-        grants += new
-        check(state)
-    return state, grants
-
-
-def test_reasons_tell_apart_limits_turns_and_capacity_of_several_types():
-    limited = (("quota:1", 1),)
-    never = (("quota:2", 0),)
-    state, _ = run(
-        s.Discovered((*devices(1), *devices(1, "l40s"))),
-        s.Arrived(want("runs", limits=limited)),
-        s.Arrived(want("limited", at=1, limits=limited)),
-        s.Arrived(want("next", at=2)),
-        s.Arrived(want("later", at=3)),
-        s.Arrived(want("l-runs", at=4, gpu_type="l40s")),
-        s.Arrived(want("l-next", at=5, gpu_type="l40s")),
-        s.Arrived(want("never", at=6, limits=never, gpu_type="l40s")),
-    )
-    reasons = s.why_waiting(state, ["limited", "next", "later", "l-next", "never", "runs", "unknown"])
-    assert {who: reason.code for who, reason in reasons.items()} == {
-        "limited": "quota_concurrent_gpus",
-        "next": "capacity",  # who waits for a limit is not in its way
-        "later": "turn",
-        "l-next": "capacity",
-        "never": "quota_concurrent_gpus",
-    }
-    assert (reasons["later"].numbers["place"], reasons["later"].numbers["ahead"]) == (3, 1)
-    assert "raised" in reasons["never"].instead
-    state, grants = s.handle(state, s.Gone("l-runs"))
-    assert [grant.id for grant in grants] == ["l-next"]
-
-
-def test_a_snapshot_stays_as_it_was():
-    state, _ = run(s.Discovered(devices(1)), s.Arrived(want("a")), s.Arrived(want("b", at=1)))
-    before = s.snapshot(state)
-    s.handle(state, s.Gone("a"))
-    check(before)
-    assert (set(before.holding), [w.id for w in before.queue]) == ({"a"}, ["b"])
-
-
-def test_limits_of_requests_that_are_not_named_stay():
-    state, _ = run(s.Discovered(devices(1)), s.Arrived(want("a", limits=(("k", 1),))))
-    state, _ = s.handle(state, s.LimitsChanged({}))
-    assert state.held_per_key == {"k": 1}
-
-
-def test_a_held_device_that_vanished_is_well_again_when_it_returns():
-    state, _ = run(
-        s.Discovered(devices(2)), s.Arrived(want("a", 2)), s.Discovered(devices(1)), s.Discovered(devices(2))
-    )
-    state, _ = s.handle(state, s.Gone("a"))
-    assert state.inventory.count("h100-80gb") == (2, 2)
-
-
-def test_first_come_is_first_served():
-    _, grants = run(
-        s.Discovered(devices(2)), s.Arrived(want("b", at=2)), s.Arrived(want("a", at=1)), s.Arrived(want("c", at=3))
-    )
-    assert [g.id for g in grants] == ["b", "a"]  # b came when GPUs were free
-
-
-def test_a_large_request_at_the_head_is_not_overtaken():
-    state, grants = run(
-        s.Discovered(devices(2)), s.Arrived(want("a")), s.Arrived(want("big", 2, 1)), s.Arrived(want("small", 1, 2))
-    )
-    assert [g.id for g in grants] == ["a"]
-    assert s.why_waiting(state, ["big"])["big"].code == "capacity"
-    assert s.why_waiting(state, ["small"])["small"].code == "turn"
-    state, grants = s.handle(state, s.Gone("a"))
-    assert [g.id for g in grants] == ["big"]
-
-
-def test_a_request_at_its_limit_lets_others_pass():
+def test_a_request_at_its_limit_lets_others_pass(desk):
+    d = desk()
+    d.find(3)
     limits = (("class:x", 1),)
-    state, grants = run(
-        s.Discovered(devices(3)),
-        s.Arrived(want("a", 1, 0, limits)),
-        s.Arrived(want("b", 1, 1, limits)),
-        s.Arrived(want("c", 1, 2)),
-    )
-    assert [g.id for g in grants] == ["a", "c"]
-    why = s.why_waiting(state, ["b"])["b"]
-    assert why.code == "quota_concurrent_gpus"
-    assert why.numbers["held"] == 1
+    d.ask("a", limits=limits)
+    d.ask("b", at=1, limits=limits)
+    d.ask("c", at=2)
+    assert d.granted == ["a", "c"]
+    assert (reasons(d)["b"].code, reasons(d)["b"].numbers["held"]) == ("quota_concurrent_gpus", 1)
+    assert d.end("a") == ["b"]
 
 
-def test_a_raised_limit_starts_who_waited_for_it():
-    state, _ = run(
-        s.Discovered(devices(2)), s.Arrived(want("a", 1, 0, (("q", 1),))), s.Arrived(want("b", 1, 1, (("q", 1),)))
-    )
-    state, grants = s.handle(state, s.LimitsChanged({"a": (("q", 2),), "b": (("q", 2),)}))
-    check(state)
-    assert [g.id for g in grants] == ["b"]
+def test_a_raised_limit_starts_who_waited_for_it(desk):
+    d = desk()
+    d.find(2)
+    for name in "ab":
+        d.ask(name, limits=(("q", 1),))
+    orders = d.feed(s.LimitsChanged, {"a": (("q", 2),), "b": (("q", 2),)})
+    assert [order.id for order in orders] == ["b"]
 
 
-def test_a_declined_grant_waits_with_its_reason_until_reconsidered():
+def test_limits_of_requests_that_are_not_named_stay(desk):
+    d = desk()
+    d.find(1)
+    d.ask("a", limits=(("k", 1),))
+    d.feed(s.LimitsChanged, {})
+    assert d.state.held_per_key == {"k": 1}
+
+
+def test_limits_that_change_back_leave_nobody_twice_in_the_queue(desk):
+    d = desk()
+    d.find(1)
+    for name in ("runs", "x", "y"):
+        d.ask(name, owner="o", limits=(("k", 2),))
+    for limits in ((("k", 3),), (("k", 2),)):
+        d.feed(s.LimitsChanged, {"x": limits})
+    assert (d.end("runs"), d.end("x")) == (["x"], ["y"])
+
+
+def test_a_declined_grant_waits_with_its_reason_until_reconsidered(desk):
     reason = Explained("credit", "No credit left.")
-    state, _ = run(s.Discovered(devices(1)), s.Arrived(want("a")), s.Declined("a", reason), s.Arrived(want("b", 1, 1)))
-    assert s.why_waiting(state, ["a"])["a"] == reason
-    assert set(state.holding) == {"b"}
-    state, grants = s.handle(state, s.Gone("b"))
-    assert grants == ()
-    state, grants = s.handle(state, s.Reconsider())
-    assert [g.id for g in grants] == ["a"]
+    d = desk()
+    d.find(1)
+    d.ask("a")
+    d.feed(s.Declined, "a", reason)
+    d.ask("b", at=1)
+    assert reasons(d)["a"] == reason
+    assert set(d.state.holding) == {"b"}
+    assert d.end("b") == []
+    assert [order.id for order in d.feed(s.Reconsider)] == ["a"]
 
 
-def test_a_fenced_gpu_is_not_given_out_until_it_is_well():
-    state, grants = run(
-        s.Discovered(devices(1)), s.Fenced("h100-80gb-a-0", "lost"), s.Arrived(want("a")), s.Unfenced("h100-80gb-a-0")
-    )
-    assert [g.id for g in grants] == ["a"]
-    state, _ = s.handle(state, s.Discovered(()))
-    assert state.inventory.fenced == {"h100-80gb-a-0": "not found any more"}
+def test_who_was_declined_comes_back_to_its_old_place(desk):
+    d = desk()
+    d.find(1)
+    for at, name in enumerate(("a", "b", "c")):
+        d.ask(name, at=at, owner="o")
+    d.feed(s.Declined, "a", Explained("credit", "none"))  # then b starts
+    d.feed(s.Reconsider)
+    assert (d.end("b"), d.end("a")) == (["a"], ["c"])
 
 
-def test_best_fit_leaves_the_larger_gap():
-    _, grants = run(s.Discovered(devices(4, node="a") + devices(2, node="b")), s.Arrived(want("x", 2)))
-    assert {uuid.split("-")[2] for uuid in grants[0].uuids} == {"b"}
+def test_a_fenced_gpu_is_not_given_out_until_it_is_well(desk):
+    d = desk()
+    d.find(1)
+    d.feed(s.Fenced, "h100-80gb-a-0", "lost")
+    assert d.ask("a") == []
+    assert [order.id for order in d.feed(s.Unfenced, "h100-80gb-a-0")] == ["a"]
+    d.feed(s.Discovered, ())
+    assert d.state.inventory.fenced == {"h100-80gb-a-0": "not found any more"}
 
 
-def test_contradictions_are_errors():
-    state, _ = run(s.Discovered(devices(1)), s.Arrived(want("a")))
+def test_a_held_device_that_vanished_is_well_again_when_it_returns(desk):
+    d = desk()
+    d.find(2)
+    d.ask("a", 2)
+    d.find(1)
+    d.find(2)
+    d.end("a")
+    assert d.state.inventory.count(H100) == (2, 2)
+
+
+def test_best_fit_leaves_the_larger_gap_and_load_balance_takes_it(desk):
+    nodes = {}
+    for policy in ("default", "load-balance"):
+        d = desk(policy)
+        d.find(4, node="a")
+        d.find(2, node="b")
+        d.ask("x", 2)
+        nodes[policy] = {uuid.split("-")[2] for uuid in d.orders[0].uuids}
+    assert nodes == {"default": {"b"}, "load-balance": {"a"}}
+
+
+def test_a_request_wider_than_a_node_takes_whole_nodes_and_waits_for_them(desk):
+    d = desk()
+    for node in "abc":
+        d.find(4, node=node)
+    d.ask("one", 1)
+    assert d.ask("wide", 8) == ["wide"]
+    assert {uuid.split("-")[2] for uuid in d.orders[-1].uuids} == {"b", "c"}
+    assert d.ask("wider", 12, at=1) == []
+    assert d.end("wide") == []
+    assert d.end("one") == ["wider"]
+    assert d.state.inventory.pools[H100].could_ever(12)
+    assert not d.state.inventory.pools[H100].could_ever(13)
+
+
+def test_slices_and_shares_are_types_of_their_own(desk):
+    d = desk()
+    for gpu_type in (H100, "h100-80gb.1g.10gb", "l40s.share-4"):
+        d.find(1, gpu_type)
+        assert d.ask(f"{gpu_type}-x", gpu_type=gpu_type) == [f"{gpu_type}-x"]
+        assert d.ask(f"{gpu_type}-y", gpu_type=gpu_type) == []
+
+
+def test_contradictions_are_errors(desk):
+    d = desk()
+    d.find(1)
+    d.ask("a")
     with pytest.raises(ValueError, match="already known"):
-        s.handle(state, s.Arrived(want("a")))
+        d.ask("a")
     with pytest.raises(ValueError, match="held by a"):
-        s.handle(state, s.Resumed(want("b"), ("h100-80gb-a-0",)))
+        d.feed(s.Resumed, Want("b", "b", H100, 1, 0), ("h100-80gb-a-0",), since_ms=0)
+    with pytest.raises(ValueError, match=r"no scheduling policy 'nice'; there are: default"):
+        policy_of("nice")
 
 
-class Machine(RuleBasedStateMachine):
-    """Random lives of requests on two nodes of two types."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.state, _ = s.handle(
-            s.State(), s.Discovered(devices(3, node="a") + devices(2, node="b") + devices(2, "a100-40gb", "a"))
-        )
-        self.at = 0
-
-    def feed(self, event: s.Event) -> None:
-        self.state, _ = s.handle(self.state, event)
-
-    @rule(count=st.integers(1, 3), kind=st.sampled_from(["h100-80gb", "a100-40gb"]), limit=st.integers(1, 4))
-    def arrive(self, count, kind, limit):
-        self.at += 1
-        self.feed(s.Arrived(want(f"w-{self.at}", count, self.at, (("all", limit + 2), (kind, 4)), kind)))
-
-    @precondition(lambda self: self.state.holding or self.state.queue)
-    @rule(data=st.data())
-    def leave(self, data):
-        self.feed(s.Gone(data.draw(st.sampled_from(sorted([*self.state.holding, *[w.id for w in self.state.queue]])))))
-
-    @precondition(lambda self: self.state.holding)
-    @rule(data=st.data())
-    def decline(self, data):
-        who = data.draw(st.sampled_from(sorted(self.state.holding)))
-        self.feed(s.Declined(who, Explained("credit", "none")))
-
-    @rule()
-    def reconsider(self):
-        self.feed(s.Reconsider())
-
-    @rule(index=st.integers(0, 2), lost=st.booleans())
-    def fence(self, index, lost):
-        uuid = f"h100-80gb-a-{index}"
-        self.feed(s.Fenced(uuid, "lost") if lost else s.Unfenced(uuid))
-
-    @invariant()
-    def holds(self):
-        check(self.state)
-        for w in self.state.holding.values():
-            assert all(self.state.held_per_key[key] <= 6 for key, _ in w.limits)
-        for w in self.state.queue:
-            assert s.why_waiting(self.state, [w.id])
+def test_what_ran_before_a_restart_holds_its_devices_and_ends_as_any(desk):
+    d = desk("default")
+    d.find(2)
+    d.feed(s.Resumed, Want("a", "a", H100, 1, 0, (("k", 1),)), ("h100-80gb-a-1",), since_ms=5, at=10)
+    assert d.ask("b", 2) == []
+    assert d.end("a", at=20) == ["b"]
+    assert d.state.held_per_key == {}
 
 
-Machine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
-TestSchedulerMachine = Machine.TestCase
+# ---------------------------------------------------------------- policies
+def test_the_highest_priority_goes_first(desk):
+    d = desk("priority")
+    d.find(1)
+    d.ask("runs")
+    d.ask("low", at=1, priority=-1)
+    d.ask("usual", at=2)
+    d.ask("high", at=3, priority=5)
+    assert [d.end("runs"), d.end("high"), d.end("usual")] == [["high"], ["usual"], ["low"]]
+
+
+def test_people_take_turns(desk):
+    d = desk("round-robin")
+    d.find(1)
+    for at, name in enumerate(("a-1", "a-2", "a-3", "b-1", "b-2")):
+        d.ask(name, at=at)
+    served = ["a-1"]
+    while len(served) < 5:
+        served += d.end(served[-1])
+    assert served == ["a-1", "b-1", "a-2", "b-2", "a-3"]
+
+
+def test_who_has_used_least_goes_first_by_class_and_then_by_person(desk):
+    d = desk("fair-share")
+    d.find(1)
+    d.ask("a-1", account="x")
+    d.end("a-1", at=10 * HOUR)
+    d.ask("b-1", account="y")
+    d.end("b-1", at=11 * HOUR)
+    d.ask("c-1", account="z", owner="c")
+    for name, account in (("a-2", "x"), ("d-1", "x"), ("b-2", "y")):
+        d.ask(name, account=account, at=12 * HOUR)
+    order = [d.end("c-1", at=12 * HOUR)]
+    for _ in range(2):
+        order.append(d.end(order[-1][0], at=12 * HOUR + 60_000))
+    assert order == [["b-2"], ["d-1"], ["a-2"]]
+
+
+def test_weights_make_a_class_entitled_to_more(desk):
+    d = desk("fair-share")
+    d.find(1)
+    for name in ("a", "b"):
+        d.ask(f"{name}-1", account=name)
+        d.end(f"{name}-1", at=d.now_ms + 10 * HOUR)
+    d.state.shares[H100].weights["a"] = 4.0
+    d.ask("c-1", account="c")
+    for name in ("b", "a"):
+        d.ask(f"{name}-2", account=name)
+    assert d.end("c-1", at=d.now_ms + 1) == ["a-2"]
+
+
+def learn(d, owner: str, run_ms: int) -> None:
+    d.ask(f"{owner}-past", owner=owner)
+    d.end(f"{owner}-past", at=d.now_ms + run_ms)
+
+
+@pytest.mark.parametrize("policy", ["default", "shortest"])
+def test_the_shortest_by_prediction_goes_first(desk, policy):
+    d = desk(policy)
+    d.find(1)
+    learn(d, "long", 10 * HOUR)
+    learn(d, "short", 60_000)
+    d.now_ms += 30 * 24 * HOUR  # recent use counts no more
+    d.ask("runs")
+    d.ask("long-2", at=d.now_ms)
+    d.ask("short-2", at=d.now_ms + 1000)
+    assert d.end("runs", at=d.now_ms + HOUR) == ["short-2"]
+
+
+def test_one_who_has_had_much_of_late_waits_a_little_longer(desk):
+    d = desk("default")
+    d.find(1)
+    learn(d, "much", HOUR)
+    d.ask("runs", owner="third")
+    d.ask("much-2", at=d.now_ms)
+    d.ask("none-1", at=d.now_ms + 1)
+    first = d.end("runs", at=d.now_ms + HOUR)
+    assert first == ["none-1"]
+
+
+def test_easy_lets_go_ahead_only_what_does_not_delay_the_first(desk):
+    d = desk("easy")
+    d.find(4)
+    d.ask("a", 2, duration_ms=HOUR)
+    d.ask("b", 1, duration_ms=3 * HOUR)
+    d.ask("first", 3, at=1, duration_ms=HOUR)
+    assert d.ask("long", 1, at=2, duration_ms=2 * HOUR) == []  # would still run when a has ended
+    assert d.ask("short", 1, at=3, duration_ms=HOUR - 10_000) == ["short"]
+    assert d.end("a", at=HOUR) == []
+    assert reasons(d)["first"].code == "reserved"
+    assert d.end("short", at=HOUR + 1) == ["first"]
+
+
+def test_conservative_lets_go_ahead_what_delays_nobody(desk):
+    granted = {}
+    for policy in ("easy", "conservative"):
+        d = desk(policy)
+        d.find(4)
+        d.ask("a", 3, duration_ms=HOUR, expected_ms=HOUR)
+        d.ask("first", 4, at=1, duration_ms=HOUR, expected_ms=HOUR)
+        d.ask("second", 1, at=2, duration_ms=2 * HOUR, expected_ms=2 * HOUR)
+        d.ask("third", 1, at=3, duration_ms=HOUR // 2, expected_ms=HOUR // 2)
+        granted[policy] = d.granted
+    assert granted == {"easy": ["a", "third"], "conservative": ["a", "third"]}
+
+
+def test_seats_are_kept_for_notebook_servers(desk):
+    d = desk(seats={H100: 2})
+    d.find(3)
+    assert d.ask("job-1") == ["job-1"]
+    assert d.ask("job-2") == []
+    assert reasons(d)["job-2"].code == "seats"
+    assert d.ask("server-1", kind="server") == ["server-1"]
+    assert d.ask("server-2", kind="server") == ["server-2"]
+    assert d.end("server-1") == []  # one seat is used, one is free, the other must stay
+    assert d.end("job-1") == ["job-2"]
+
+
+# ---------------------------------------------------------------- nobody starves
+@pytest.mark.parametrize("policy", ["default", "shortest", "load-balance"])
+def test_a_wide_request_in_a_stream_of_short_ones_starts_within_a_bound(desk, policy):
+    """Short requests keep coming, and keep every node busy: the wide one gets GPUs kept once its patience is over."""
+    d = desk(policy)
+    d.find(4)
+    length = 10 * 60_000
+    ends: list[tuple[int, str]] = []
+    number = 0
+    wide_at = None
+    asked = 2 * HOUR
+    now = 0
+    while now < 160 * HOUR and wide_at is None:
+        now += length // 8
+        for at, name in [each for each in ends if each[0] <= now]:
+            ends.remove((at, name))
+            for who in d.end(name, at=now):
+                wide_at = now if who == "wide" else wide_at
+                ends.append((now + length, who))
+        if asked is not None and now >= asked:
+            d.ask("wide", 4, at=now, duration_ms=HOUR)
+            asked = None
+        number += 1
+        for who in d.ask(f"s{number % 7}-{number}", at=now, duration_ms=HOUR):
+            ends.append((now + length, who))
+    bound = STRICT_FACTOR * POLICIES[policy].patience(HOUR) + HOUR  # and the longest time limit of what runs
+    assert wide_at is not None
+    assert wide_at - 2 * HOUR <= bound
+
+
+# ---------------------------------------------------------------- spot
+def test_a_spot_job_makes_room_and_nobody_else_takes_it(desk):
+    d = desk("default")
+    d.find(2)
+    d.ask("spot-1", 2, spot=True)
+    orders = d.feed(s.Arrived, Want("real", "real", H100, 2, 1), at=1)
+    assert orders == [s.Preempt("spot-1", "real")]
+    assert reasons(d)["real"].code == "preempting"
+    assert d.feed(s.Arrived, Want("spot-2", "x", H100, 1, 2, spot=True), at=2) == []
+    assert d.end("spot-1", at=3) == ["real"]
+
+
+def test_the_youngest_spot_job_that_suffices_goes(desk):
+    d = desk("default")
+    d.find(3)
+    for at, name in ((0, "spot-old"), (HOUR, "spot-new"), (HOUR // 2, "job")):
+        d.ask(name, at=at, spot=name != "job")
+    d.now_ms = 2 * HOUR
+    assert d.feed(s.Arrived, Want("real", "real", H100, 1, d.now_ms)) == [s.Preempt("spot-new", "real")]
+
+
+def test_spot_jobs_do_not_go_for_spot_jobs_or_for_nothing(desk):
+    d = desk("default")
+    d.find(2)
+    d.ask("spot-1", spot=True)
+    d.ask("job-1")
+    assert d.feed(s.Arrived, Want("spot-2", "x", H100, 1, 1, spot=True)) == []
+    assert d.feed(s.Arrived, Want("real", "x", H100, 2, 2)) == []  # job-1 would still be in its way
+
+
+# ---------------------------------------------------------------- what would help
+def test_what_would_start_it_sooner_is_told_with_numbers(desk):
+    d = desk("default")
+    d.find(4)
+    d.find(8, A100)
+    d.ask("a", 2)
+    d.ask("big", 4, at=1)
+    told = {each.code: each for each in why.sooner(d.state, d.state.waiting("big"), d.now_ms)}
+    assert told["fewer_gpus"].numbers["gpu_count"] == 2
+    assert (told["other_gpu_type"].numbers["gpu_type"], told["other_gpu_type"].numbers["free"]) == (A100, 8)
+
+
+def test_who_waits_for_a_limit_hears_what_has_to_end(desk):
+    d = desk("default")
+    d.find(4)
+    d.ask("a", 2, limits=(("k", 3),), duration_ms=HOUR)
+    d.ask("b", 2, at=1, limits=(("k", 3),))
+    told = {each.code: each for each in why.sooner(d.state, d.state.waiting("b"), d.now_ms)}
+    assert told["fewer_gpus"].numbers["gpu_count"] == 1
+    assert (told["ends"].numbers["id"], told["ends"].frees_at_ms) == ("a", HOUR)
+
+
+def test_a_shorter_one_would_fit_before_what_gpus_are_kept_for(desk):
+    d = desk("easy")
+    d.find(4)
+    d.ask("a", 2, duration_ms=HOUR)
+    d.ask("first", 4, at=1, duration_ms=HOUR)
+    d.ask("long", 1, at=2, duration_ms=5 * HOUR)
+    told = {each.code: each for each in why.sooner(d.state, d.state.waiting("long"), d.now_ms)}
+    assert told["shorter"].numbers == {"minutes": 59}
+
+
+def test_an_overview_stays_as_it_was(desk):
+    d = desk()
+    d.find(1)
+    d.ask("a")
+    d.ask("b", at=1)
+    before = overview(d.state, d.now_ms)
+    d.end("a")
+    assert (set(before.holding), dict(before.places)) == ({"a"}, {"b": 1})
+    assert before.inventory.holder == {"h100-80gb-a-0": "a"}
+
+
+def test_devices_are_found_in_any_order(desk):
+    d = desk()
+    d.feed(s.Discovered, tuple(Device(f"u{i}", H100, "n", 7 - i) for i in range(8)))
+    d.ask("a", 2)
+    assert d.orders[0].uuids == ("u7", "u6")

@@ -2,142 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import httpx
 
-NOW = datetime(2025, 11, 21, 17, 0, tzinfo=timezone.utc)
+from tests.sdk.fake_answers import (
+    ACCOUNT,
+    ASK,
+    CODE,
+    GPU_USE,
+    GRANT,
+    LEASE,
+    LINE,
+    METRIC,
+    NOTICE,
+    OFFERS,
+    PROMOTION,
+    QUOTA,
+    RATE,
+    RECEIPT,
+    RUN_USE,
+    START_PLAN,
+    at,
+)
+
 URL = "http://hub.test/services/fastgpu"
 PATH = "/services/fastgpu/"
-
-
-def at(minutes: float) -> str:
-    return (NOW + timedelta(minutes=minutes)).isoformat()
-
-
-RATE = {"per_gpu_hour_micros": 420_000}
-OFFERS = [
-    {
-        "gpu_type": name,
-        "label": name,
-        "memory_bytes": 80 * 2**30,
-        "total": 4,
-        "free": 3,
-        "rate": RATE,
-        "list_rate": RATE,
-        "wait_seconds": 0,
-        "simulated": True,
-    }
-    for name in ("h100-80gb", "h100-80gb.1g.10gb", "a100-40gb")
-]
-ACCOUNT = {"id": "class:cs101", "granted_micros": 100_000_000, "spent_micros": 1_000_000, "left_micros": 99_000_000}
-QUOTA = {
-    "quota_id": 1,
-    "label": "class cs101: 40 GPU-hours per week",
-    "scope": "member",
-    "metric": "gpu_seconds",
-    "window": "week",
-    "limit": 144_000,
-    "used": 36_000,
-    "reserved": 7200,
-    "left": 100_800,
-    "resets_at": at(3 * 24 * 60),
-}
-PROMOTION = {
-    "id": 7,
-    "name": "Night <script>owl</script>",
-    "percent_off": 50,
-    "starts_at": at(-600),
-    "ends_at": at(6000),
-    "active": True,
-    "changes_at": at(90),
-}
-GRANT = {
-    "id": 3,
-    "account": "class:cs101",
-    "amount_micros": 5_000_000,
-    "left_micros": 1_250_000,
-    "priority": 10,
-    "granted_at": at(-600),
-    "expires_at": at(6000),
-    "note": "summer school",
-    "by": "root",
-}
-ASK = {
-    "id": 9,
-    "owner": "alice",
-    "account": "class:cs101",
-    "quota_id": 1,
-    "metric": "gpu_seconds",
-    "label": "class cs101: 40 GPU-hours per week",
-    "amount": 36_000,
-    "reason": "the final project",
-    "state": "open",
-    "asked_at": at(-5),
-    "currency": "credits",
-}
-CODE = {"code": "K7QF-9M2X-4TRW", "max_uses": 1, "uses": 0, "created_at": at(0)}
-LINE = {
-    "unit": "gpu_hour",
-    "starts_at": at(0),
-    "ends_at": at(60),
-    "gpu_count": 1,
-    "quantity": 3600,
-    "rate_micros": 420_000,
-    "list_rate_micros": 840_000,
-    "amount_micros": 420_000,
-    "price_id": 3,
-    "promotion_id": 7,
-    "promotion_name": "Night owl",
-}
-LEASE = {
-    "id": "job-1",
-    "owner": "alice",
-    "job_id": "job-1",
-    "account": "class:cs101",
-    "gpu_type": "h100-80gb",
-    "gpu_count": 1,
-    "state": "running",
-    "requested_at": at(-10),
-    "rate_per_hour_micros": 420_000,
-    "cost_micros": 70_000,
-    "funded_until": at(50),
-    "currency": "credits",
-    "simulated": True,
-}
-NOTICE = {
-    "id": 4,
-    "at": at(-1),
-    "kind": "ending",
-    "explanation": {"code": "credit", "message": "“train” will be stopped in 10 minutes.", "instead": "Ask for more."},
-    "workload_id": "job-1",
-    "ends_at": at(9),
-}
-GPU_USE = {
-    "gpu": {"uuid": "GPU-1", "index": 0, "name": "H100", "gpu_type": "h100-80gb", "simulated": True},
-    "sampled_at": at(0),
-    "utilisation_percent": 63,
-    "memory_used_bytes": 18 * 2**30,
-    "memory_total_bytes": 80 * 2**30,
-}
-
-
-RECEIPT = {
-    "lease_id": "job-1",
-    "workload_id": "job-1",
-    "name": "train.py",
-    "owner": "alice",
-    "account": "class:cs101",
-    "gpu_type": "h100-80gb",
-    "lines": [LINE],
-    "total_micros": 420_000,
-    "ledger_micros": 420_000,
-    "saved_micros": 420_000,
-    "currency": "credits",
-    "settled": True,
-}
 
 
 class FakeService:
@@ -150,9 +42,11 @@ class FakeService:
         self.failures: list[httpx.Response | Exception] = []
         self.blobs: dict[str, bytes] = {}
         self.jobs: dict[str, dict[str, Any]] = {}
+        self.arrays: dict[str, dict[str, list[str]]] = {}
         self.submissions: list[dict[str, Any]] = []
         self.logs: dict[str, bytes] = {}
         self.files: dict[str, dict[str, bytes]] = {}
+        self.kept: dict[str, dict[str, bytes]] = {}
         self.path_of_states = ["queued", "starting", "running", "succeeded"]
 
     @property
@@ -220,6 +114,8 @@ class FakeService:
             return self._blob(request, path.rpartition("/")[2])
         if path.startswith("api/jobs"):
             return self._jobs(request, path)
+        if path.startswith("api/arrays"):
+            return self._arrays(request, path)
         return self._rest(request, path)
 
     def _missing(self, what: str = "There is no such job.") -> httpx.Response:
@@ -237,6 +133,10 @@ class FakeService:
             if request.method == "POST":
                 return self._submit(json.loads(request.content))
             wanted = list(reversed(self.jobs.values()))
+            if array := request.url.params.get("array"):
+                wanted = [job for job in wanted if job.get("array_id") == array]
+            if request.url.params.get("of_arrays") == "one":
+                wanted = list({job.get("array_id") or job["id"]: job for job in reversed(wanted)}.values())
             if request.url.params["state"] == "active":
                 wanted = [job for job in wanted if job["state"] in ("queued", "starting", "running", "stopping")]
             return httpx.Response(200, json=wanted)
@@ -251,15 +151,39 @@ class FakeService:
             job["state"] = "cancelled"
             return httpx.Response(200, json=job)
         if parts[3] == "log":
-            log, offset = self.logs[job["id"]], int(request.url.params["offset"])
+            offset = int(request.url.params["offset"])
+            waits = "wait_seconds" in request.url.params and offset >= len(self.logs[job["id"]])
+            if waits and job["state"] in self.path_of_states[:-1]:
+                self._advance(job)
+            log = self.logs[job["id"]]
             data = log[offset : offset + int(request.url.params["limit_bytes"])]
             headers = {"X-Log-Size": str(len(log)), "X-Job-State": job["state"]}
             return httpx.Response(200, content=data, headers=headers)
+        if parts[3] == "metrics":
+            return httpx.Response(200, json=[METRIC])
+        if parts[3] == "run":
+            return httpx.Response(200, json={"job": job, "metrics": [METRIC], "use": RUN_USE})
+        if parts[3] == "artifacts":
+            return self._artifacts(request, job, "/".join(parts[4:]))
         files = self.files[job["id"]]
         if len(parts) == 4:
             return httpx.Response(200, json=[{"path": name, "size_bytes": len(data)} for name, data in files.items()])
         name = httpx.URL(f"http://x/{'/'.join(parts[4:])}").path[1:]
         return httpx.Response(200, content=files[name]) if name in files else self._missing("There is no such file.")
+
+    def _artifacts(self, request: httpx.Request, job: dict[str, Any], quoted: str) -> httpx.Response:
+        kept, name = self.kept.setdefault(job["id"], {}), httpx.URL(f"http://x/{quoted}").path[1:]
+        if request.method == "POST":
+            job["artifacts"] = "keeping"
+            return httpx.Response(200, json=job)
+        if request.method == "DELETE":
+            for each in [each for each in kept if name in ("", each)]:
+                del kept[each]
+            return httpx.Response(204)
+        if name:
+            return httpx.Response(200, content=kept[name]) if name in kept else self._missing("There is no such file.")
+        rows = [{"job_id": job["id"], "path": path, "size_bytes": len(kept[path]), "kept_at": at(0)} for path in kept]
+        return httpx.Response(200, json=rows)
 
     def _submit(self, body: dict[str, Any]) -> httpx.Response:
         self.submissions.append(body)
@@ -267,6 +191,45 @@ class FakeService:
         fields = ("name", "kind", "gpu_type", "gpu_count", "time_limit_seconds")
         job = self.add_job(job_id, **{name: body[name] for name in fields})
         return httpx.Response(201, json=job)
+
+    def add_array(self, array_id: str = "a-1", **sweep: list[str]) -> dict[str, Any]:
+        """An array whose jobs advance like any other."""
+        combinations = [dict(zip(sweep, values, strict=True)) for values in itertools.product(*sweep.values())]
+        for index, parameters in enumerate(combinations):
+            self.add_job(f"j-{array_id[2:]}-{index}", array_id=array_id, array_index=index, parameters=parameters)
+        self.arrays[array_id] = sweep
+        return self.array(array_id)
+
+    def array(self, array_id: str) -> dict[str, Any]:
+        jobs = [job for job in self.jobs.values() if job.get("array_id") == array_id and not job.get("next_attempt")]
+        jobs.sort(key=lambda job: job["array_index"])
+        shown = ("id", "parameters", "state", "attempt", "exit_code", "cost_micros", "held_micros")
+        of_job = ("name", "owner", "account", "gpu_type", "gpu_count", "submitted_at", "currency", "simulated")
+        states = [job["state"] for job in jobs]
+        return {
+            **{name: jobs[0][name] for name in of_job},
+            "id": array_id,
+            "parameters": self.arrays[array_id],
+            "max_running": 2,
+            "size": len(jobs),
+            "counts": {state: states.count(state) for state in dict.fromkeys(states)},
+            "cost_micros": sum(job["cost_micros"] for job in jobs),
+            "jobs": [{"index": j["array_index"], **{n: j[n] for n in shown if n in j}} for j in jobs],
+        }
+
+    def _arrays(self, request: httpx.Request, path: str) -> httpx.Response:
+        parts = path.split("/")
+        if len(parts) == 2:
+            body = json.loads(request.content)
+            self.submissions.append(body)
+            return httpx.Response(201, json=self.add_array(f"a-{len(self.arrays) + 1}", **body["sweep"]))
+        if parts[2] not in self.arrays:
+            return self._missing("There is no such array.")
+        if parts[-1] == "cancel":
+            for job in self.jobs.values():
+                if job.get("array_id") == parts[2]:
+                    job["state"] = "cancelled"
+        return httpx.Response(200, json=self.array(parts[2]))
 
     def _advance(self, job: dict[str, Any]) -> None:
         if job["state"] in self.path_of_states[:-1]:
@@ -279,7 +242,22 @@ class FakeService:
     def _rest(self, request: httpx.Request, path: str) -> httpx.Response:
         body = json.loads(request.content) if request.content else {}
         answers: dict[tuple[str, str], Any] = {
-            ("GET", "api/me"): {"name": self.user, "classes": ["cs101"], "currency": "credits"},
+            ("GET", "api/artifacts"): [
+                {
+                    "job_id": job_id,
+                    "job_name": self.jobs[job_id]["name"],
+                    "files": len(kept),
+                    "size_bytes": sum(map(len, kept.values())),
+                    "kept_at": at(0),
+                }
+                for job_id, kept in self.kept.items()
+            ],
+            ("GET", "api/me"): {
+                "name": self.user,
+                "classes": ["cs101"],
+                "currency": "credits",
+                "time_zone": "Europe/Berlin",
+            },
             ("GET", "api/status"): self.status(),
             ("GET", "api/users/me/options"): {
                 "user": self.user,
@@ -345,6 +323,11 @@ class FakeService:
                 "currency": "credits",
                 "quotas": [QUOTA],
                 "simulated": True,
+            },
+            ("POST", "api/start-plans"): {
+                **START_PLAN,
+                "gpu_type": body.get("gpu_type"),
+                "by": body.get("by") or at(1200),
             },
             ("POST", "api/prices"): {"id": 4, "gpu_type": body.get("gpu_type"), "rate": RATE, "valid_from": at(0)},
             ("POST", "api/quotas"): QUOTA,

@@ -11,7 +11,8 @@ import pytest
 from fastgpu.aio import AsyncGPUClient
 from fastgpu.errors import NotFound, QuotaError, Unavailable
 from fastgpu.models import JobState, LeaseRequest, LeaseState
-from tests.sdk.fake_service import NOW, URL, FakeService
+from tests.sdk.fake_answers import NOW
+from tests.sdk.fake_service import URL, FakeService
 
 
 @pytest.fixture

@@ -44,6 +44,11 @@ def run(client: GPUClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         (["status"], "FastGPU status of alice", "leases"),
         (["gpus"], "h100-80gb (simulated)", "offers"),
         (["quote", "--gpu", "a100", "--time", "2h"], "It would be accepted now.", "lines"),
+        (
+            ["when", "--gpu", "a100", "--time", "2h", "--by", "2030-01-31 18:00"],
+            "Thu 31 Jan 2030, 18:00 CET",
+            "options",
+        ),
         (["jobs", "--all"], "train.py", None),
         (["cost", "--by", "gpu", "--since", "2025-11-01"], "Cost by gpu", "rows"),
         (["why", "job-1"], "All 4 GPUs are in use.", "explanation"),
@@ -56,6 +61,7 @@ def run(client: GPUClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         (["ask", "10h", "the final project", "--limit", "1"], "10.00 GPU-h", "reason"),
         (["notices"], "will be stopped in 10 minutes. Ask for more.", None),
         (["receipt", "job-1"], "receipt total == ledger total", "lines"),
+        (["metrics", "job-1"], "0.98 at step 1", None),
         (["cancel", "job-1"], "cancelled", None),
     ],
 )

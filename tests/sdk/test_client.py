@@ -25,7 +25,8 @@ from fastgpu.errors import (
     Unavailable,
 )
 from fastgpu.models import JobState
-from tests.sdk.fake_service import NOW, URL, FakeService
+from tests.sdk.fake_answers import NOW
+from tests.sdk.fake_service import URL, FakeService
 
 
 def test_readme_example_submits_a_script_and_follows_it(client: GPUClient, service: FakeService, folder: Path) -> None:

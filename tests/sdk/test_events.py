@@ -20,7 +20,8 @@ from fastgpu.errors import NotSignedIn, Unavailable
 from fastgpu.events import LONGEST_PAUSE_SECONDS, Following
 from fastgpu.models import Lease, Status
 from fastgpu.view import Lens
-from tests.sdk.fake_service import LEASE, NOW, URL, at
+from tests.sdk.fake_answers import LEASE, NOW, at
+from tests.sdk.fake_service import URL
 
 
 def notice(number: int, message: str = "Ends soon.") -> dict[str, Any]:

@@ -23,6 +23,7 @@ ASKED = {"gpu_type": "h100-80gb", "gpu_count": 2, "account": "class:cs101", "hel
         ("started", {}, "Started; from here on it is charged"),
         ("renewed", {"until_ms": 1_763_726_400_000}, "Reserved money until 12:00"),
         ("stopping", {"code": "cancelled", "message": "Cancelled by alice."}, "Being stopped: Cancelled by alice."),
+        ("retried", {"attempt": 2, "next_attempt": "j-1"}, "Is tried again: attempt 2, j-1"),
         ("ended", {"outcome": "timed_out", "exit_code": None}, "Ended: timed out"),
         ("ended", {"outcome": "failed", "exit_code": 1}, "Ended: failed, exit code 1"),
         ("moved_house", {"to": ["a", "b"]}, "moved house: to a b"),

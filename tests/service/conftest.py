@@ -17,6 +17,7 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import HTTPError
 
+from fastgpu_hub.artifacts import JobFiles
 from fastgpu_hub.broker.broker import Broker
 from fastgpu_hub.broker.ports.world import HubUnavailable, HubUser
 from fastgpu_hub.engines.fake import FakeEngine
@@ -158,7 +159,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-async def serve(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[..., Awaitable[Service]]]:
+async def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Service]]]:
     """Opens the service over a database: ``await serve(url)``; further arguments are those of ``open_store``."""
     monkeypatch.setenv("JUPYTERHUB_CLIENT_ID", "service-fastgpu")
     monkeypatch.setenv("JUPYTERHUB_API_TOKEN", "the-services-own-token")
@@ -170,7 +171,8 @@ async def serve(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[..., 
             store = await asyncio.to_thread(partial(open_store, url, **options))
             stack.push_async_callback(store.close)
             engine, hub = FakeEngine(), FakeHub()
-            broker = Broker(store, engine, SimulatedProbe(4), hub, SystemClock())
+            files = JobFiles(artifacts_url=str(tmp_path / "artifacts"))
+            broker = Broker(store, engine, SimulatedProbe(4), hub, SystemClock(), files=files)
             await broker.start()
             stack.push_async_callback(broker.close)
             assert await apply_seeds(broker, read_seeds(SEEDS)) == 6

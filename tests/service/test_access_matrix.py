@@ -7,7 +7,9 @@ class's teacher, an administrator, the spawner, the metrics reader. A cell is th
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from functools import reduce
 from typing import Any
 
 import pytest
@@ -43,13 +45,25 @@ MATRIX: dict[str, str] = {
     "status":          "uuf ++++++ff",
     "options":         "uuf +nnnnn+f",
     "quote":           "uuf ++++++ff",
+    "start_plan":      "uuf ++++++ff",
     "submit_job":      "uuf ++++++ff",
     "jobs":            "uuf ++++++ff",
     "job":             "uuf +nn+n+ff",
     "cancel_job":      "uuf +nn+n+ff",
+    "submit_array":    "uuf ++++++ff",
+    "array":           "uuf +nn+n+ff",
+    "cancel_array":    "uuf +nn+n+ff",
     "job_log":         "uuf +nn+n+ff",
+    "job_metrics":     "uuf +nn+n+ff",
+    "job_run":         "uuf +nn+n+ff",
     "job_files":       "uuf +nn+n+ff",
     "job_file":        "uuf +nn+n+ff",
+    "kept_files":      "uuf ++++++ff",
+    "artifacts":       "uuf +nn+n+ff",
+    "artifact":        "uuf +nn+n+ff",
+    "keep_artifacts":  "uuf +nnfn+ff",
+    "delete_artifacts": "uuf +nnfn+ff",
+    "delete_artifact": "uuf +nnfn+ff",
     "put_blob":        "uuf ++++++ff",
     "has_blob":        "uuf ++++++ff",
     "leases":          "uuf ++++++ff",
@@ -93,6 +107,8 @@ MATRIX: dict[str, str] = {
     "metrics":         "uuf fffff+f+",
     # pages: these callers come with a token, as a script would; cookies and XSRF are tested in test_sign_in.py
     "home_page":          ">>f ++++++ff",
+    "job_page":           ">>f +nn+n+ff",
+    "whole_log":          ">>f +nn+n+ff",
     "cancel_own_job":     "uuf +nn+n+ff",
     "redeem_promotion":   "uuf ++ffffff",
     "asks_page":          ">>f ++++++ff",
@@ -140,8 +156,18 @@ PROMOTION = {
 
 BODIES: dict[str, Any] = {
     "quote": {"gpu_type": "h100-80gb"},
+    "start_plan": {"gpu_type": "h100-80gb"},
     "submit_job": {"kind": "command", "argv": ["true"], "gpu_type": "h100-80gb", "time_limit_seconds": 60},
     "cancel_job": {},
+    "keep_artifacts": {},
+    "submit_array": {
+        "kind": "command",
+        "argv": ["true"],
+        "gpu_type": "h100-80gb",
+        "time_limit_seconds": 60,
+        "sweep": {"lr": ["1", "2"]},
+    },
+    "cancel_array": {},
     "request_lease": {"gpu_type": "h100-80gb"},
     "lease_started": {},
     "release_lease": {},
@@ -210,16 +236,22 @@ class World:
         for account in ("class:bio7", "person:tina", "person:theo", "person:root"):
             credit = {"account": account, "amount_micros": 1_000_000}
             assert (await service.call("t-root", "POST", "api/grants", json=credit)).status_code == 201
-        self.over = (await service.running("t-alice", gpu_count=1, time_limit_seconds=600))["id"]
+        self.over = (await service.running("t-alice", gpu_count=1, time_limit_seconds=600, outputs=["*"]))["id"]
+        service.engine.put_file(self.over, "out.txt", b"42")
         service.engine.finish(self.over)
         ended = await service.call("t-alice", "GET", f"api/jobs/{self.over}?wait_seconds=5&state=running")
         assert ended.json()["state"] == "succeeded"
+        while (await service.call("t-alice", "GET", f"api/jobs/{self.over}")).json()["artifacts"] != "kept":
+            await asyncio.sleep(0.01)
         self.job = (await service.running("t-alice", gpu_count=1, time_limit_seconds=600))["id"]
         service.engine.put_file(self.job, "out.txt", b"42")
         lease = await service.call("t-spawner", "POST", "api/users/alice/leases", json={"gpu_type": "h100-80gb"})
         self.lease = lease.json()["id"]
         seen = await service.call("t-spawner", "GET", f"api/leases/{self.lease}?wait_seconds=5&state=queued")
         assert seen.json()["state"] == "granted"
+        array = await service.call("t-alice", "POST", "api/arrays", json=BODIES["submit_array"])
+        assert array.status_code == 201, array.text
+        self.array = array.json()["id"]
         quotas = (await service.call("t-alice", "GET", "api/quotas")).json()
         self.quota = next(row["quota_id"] for row in quotas if row["scope"] == "member")
         self.promotion = (await service.call("t-alice", "GET", "api/promotions")).json()[0]["id"]
@@ -255,8 +287,10 @@ class World:
             "answer_ask": self.request,
             "answer_class_ask": self.request,
         }.get(route.name, number)
-        ended = route.name in ("refund", "refund_lease")
+        ended = route.name in ("refund", "refund_lease") or "artifact" in route.name
         subject = self.over if ended else self.lease if route.name in SERVER_ROWS else self.job
+        if route.name in ("array", "cancel_array"):
+            subject = self.array
         path = route.path.format(
             owner="alice", id=subject, path="out.txt", sha256=BLOB_NAME, name="cs101", number=number
         )
@@ -295,13 +329,13 @@ def rows_of(url: str) -> dict[str, list[tuple[Any, ...]]]:
                 if name.startswith("usage"):  # sums that follow the ledger by themselves, a little later
                     continue
                 rows = [tuple(row) for row in connection.exec_driver_sql(f"SELECT * FROM {name}")]
-                found[name] = [row for row in rows if "heartbeat_ms" not in row]
+                found[name] = [row for row in rows if not str(row[0]).startswith("heartbeat_ms")]
             return found
     finally:
         engine.dispose()
 
 
-QUESTIONS = ("quote", "preview", "preview_promotion")  # posted, but changing nothing
+QUESTIONS = ("quote", "start_plan", "preview", "preview_promotion")  # posted, but changing nothing
 TRIED = [route for route in ROUTES if route.name != "oauth_callback"]
 LOOKING = [route for route in TRIED if route.method in ("GET", "HEAD", "PUT") or route.name in QUESTIONS]
 ACTING = [route for route in TRIED if route not in LOOKING]
@@ -357,17 +391,35 @@ async def test_who_may_act_can(service: Any, route: Route) -> None:
 async def test_a_foreign_id_looks_exactly_like_a_missing_one(service: Any) -> None:
     world = World(service)
     await world.build()
-    for row in ("job", "cancel_job", "job_log", "job_files", "lease", "receipt", "why"):
+    for row in (
+        "array",
+        "cancel_array",
+        "job",
+        "cancel_job",
+        "job_log",
+        "job_metrics",
+        "job_run",
+        "job_files",
+        "artifacts",
+        "artifact",
+        "keep_artifacts",
+        "delete_artifact",
+        "lease",
+        "receipt",
+        "why",
+    ):
         route = next(route for route in ROUTES if route.name == row)
         foreign = await world.ask(route, "t-carol")
-        missing_id = "j-000000000000" if "j-" in world.path(route) else "s-000000000000"
-        path = world.path(route).replace(world.job, missing_id).replace(world.lease, missing_id)
+        kind = next(kind for kind in "jas" if f"{kind}-" in world.path(route))
+        missing_id = f"{kind}-000000000000"
+        known = (world.job, world.lease, world.array)
+        path = reduce(lambda text, each: text.replace(each, missing_id), known, world.path(route))
         sent = {"json": {}} if route.method == "POST" else {}
         missing = await service.call("t-carol", route.method, path, **sent)
         assert foreign.status_code == missing.status_code == 404
         told = [answer.json()["error"] for answer in (foreign, missing)]
         assert told[0]["code"] == told[1]["code"]
-        blank = told[0]["message"].replace(world.job, "X").replace(world.lease, "X")
+        blank = reduce(lambda text, each: text.replace(each, "X"), known, told[0]["message"])
         assert blank == told[1]["message"].replace(missing_id, "X")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import shutil
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta, timezone
@@ -82,9 +84,13 @@ async def test_a_receipts_files_open_with_the_cookie_alone(service: Any, open_pa
 
 
 async def test_every_page_fits_a_narrow_screen(service: Any, open_page: Any) -> None:
-    await service.running(name="a-name-that-is-" + "very-" * 15 + "long")
+    job = await service.running(name="a-name-that-is-" + "very-" * 15 + "long", argv=["x" * 300])
+    for step in range(20):
+        service.engine.log_metric(job["id"], "accuracy-" + "y" * 80, step / 20, step)
+    service.engine.write_log(job["id"], b"z" * 3000)
+    service.engine.put_file(job["id"], "w" * 200, b"")
     for token, paths in {
-        "t-alice": ("", "asks"),
+        "t-alice": ("", "asks", f"jobs/{job['id']}"),
         "t-tina": ("classes/cs101", "promotions/new?class=cs101", "promotions/1"),
         "t-root": ("admin", "admin/audit", "admin/account?account=class:cs101"),
     }.items():
@@ -93,6 +99,28 @@ async def test_every_page_fits_a_narrow_screen(service: Any, open_page: Any) -> 
             await page.goto(service.url + path)
             await page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
             assert await page.evaluate("document.documentElement.scrollWidth") <= 400, path
+
+
+async def test_a_run_is_read_and_stopped_on_its_page_without_javascript(service: Any, open_page: Any) -> None:
+    job = await service.running(name="train")
+    for step in range(20):
+        service.engine.log_metric(job["id"], "accuracy", step / 20, step)
+    image = base64.b64encode(b"\x89PNG\r\n").decode()
+    output = {"output_type": "display_data", "data": {"image/png": image, "text/plain": "a plot"}}
+    notebook = {"cells": [{"cell_type": "code", "source": "plot()", "outputs": [output]}]}
+    service.engine.put_file(job["id"], "result.ipynb", json.dumps(notebook).encode())
+    page = await open_page("t-alice", "", java_script_enabled=False)
+    await page.get_by_role("link", name="train", exact=True).click()
+    assert await page.get_by_role("heading", name="train running").is_visible()
+    chart = page.get_by_role("img", name="accuracy over 20 values: from 0 to 0.95, best 0.95 at step 19")
+    assert (await chart.bounding_box())["height"] > 50
+    line = chart.locator("polyline")
+    assert await line.evaluate("(line) => getComputedStyle(line).fill") == "none", "the page's own style reaches it"
+    assert await page.get_by_role("img", name="a plot").is_visible()
+    await page.get_by_text("Stop …", exact=True).click()
+    await page.get_by_role("button", name="Yes, stop it").click()
+    assert "being stopped" in await page.get_by_role("status").inner_text()
+    assert "/jobs/" in page.url
 
 
 async def test_a_countdown_ticks_until_it_is_over(service: Any, open_page: Any) -> None:

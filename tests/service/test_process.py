@@ -12,6 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import httpx
 import pytest
 from traitlets.config import Config
 
+from fastgpu.client import GPUClient
 from fastgpu_hub import setup_fastgpu
 from fastgpu_hub.service.clock import SystemClock
 from fastgpu_hub.service.process import CannotListen, address_of, bind, kept_secret
@@ -96,6 +98,25 @@ def test_the_program_serves_and_ends_orderly_on_sigterm(environment: dict[str, s
     assert state.stat().st_mode & 0o777 == 0o700
 
 
+def give_alice(environment: dict[str, str], credit: str) -> None:
+    config = json.loads(environment["FASTGPU_CONFIG"])
+    config["FastGPUService"]["grants"] = [{"account": "person:alice", "amount": credit}]
+    environment["FASTGPU_CONFIG"] = json.dumps(config)
+
+
+@contextmanager
+def served(environment: dict[str, str], log: Any, credit: str) -> Iterator[str]:
+    """The program at work; the service's address."""
+    give_alice(environment, credit)
+    process = subprocess.Popen([sys.executable, "-m", "fastgpu_hub.service"], env=environment, stdout=log, stderr=log)
+    try:
+        assert healthy(environment, process, log)
+        yield environment["JUPYTERHUB_SERVICE_URL"] + "/services/fastgpu"
+    finally:
+        process.terminate()
+        process.wait()
+
+
 @pytest.fixture
 def hub_that_knows_alice(environment: dict[str, str]) -> Iterator[None]:
     """A hub that answers who a token belongs to."""
@@ -145,6 +166,68 @@ def test_a_stream_of_news_ends_cleanly_on_sigterm_and_does_not_hold_it_up(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to look as another user")
+def test_a_log_that_is_followed_survives_the_services_death_to_the_byte(
+    environment: dict[str, str], log: Any, hub_that_knows_alice: None
+) -> None:
+    give_alice(environment, "5")
+    command = [sys.executable, "-m", "fastgpu_hub.service"]
+    code = "import time\nfor n in range(400): print(f'{n} €' * 50, flush=True); time.sleep(0.01)"
+    expected = "".join(f"{n} €" * 50 + "\n" for n in range(400))
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        assert healthy(environment, process, log)
+        url = environment["JUPYTERHUB_SERVICE_URL"] + "/services/fastgpu"
+        with GPUClient(url, "t", sleep=lambda seconds: time.sleep(min(seconds, 0.1))) as client:
+            job = client.submit([sys.executable, "-S", "-c", code], "l4", time_limit="2m")
+            got, told, deaths = "", list[str](), 0
+            for text in job.follow(tell=told.append):
+                got += text
+                if len(got) > (deaths + 1) * len(expected) // 4 and deaths < 2:
+                    deaths += 1
+                    process.kill()  # it writes nothing down any more
+                    process.wait()
+                    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            assert job.snapshot.state == "succeeded", job.snapshot.explanation
+        assert (deaths, got) == (2, expected)
+        assert told, "the outage was told of"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_who_closes_the_terminal_loses_nothing_of_the_run(
+    environment: dict[str, str], log: Any, hub_that_knows_alice: None
+) -> None:
+    code = (
+        f"import sys, time; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); import fastgpu\n"
+        "for n in range(120):\n    fastgpu.log_metric('accuracy', n / 120, n); fastgpu.progress(n / 120)\n"
+        "    print('step', n, flush=True); time.sleep(0.02)"
+    )
+    with served(environment, log, credit="5") as url:
+        words = ["run", sys.executable, "--command", "--gpu", "l4", "--time", "2m", "--", "-S", "-c", code]
+        terminal = subprocess.Popen(
+            [sys.executable, "-c", "from fastgpu.cli import main; import sys; main(sys.argv[1:])", *words],
+            env={**os.environ, "FASTGPU_URL": url, "FASTGPU_TOKEN": "t"},
+            stdout=subprocess.PIPE,
+        )
+        assert terminal.stdout is not None
+        assert terminal.stdout.readline() == b"step 0\n"
+        terminal.kill()
+        terminal.wait()
+        terminal.stdout.close()
+        with GPUClient(url, "t") as client:
+            [job] = client.jobs("active")
+            assert job.wait(60).state == "succeeded"
+            assert job.logs() == "".join(f"step {n}\n" for n in range(120))
+            [metric] = job.metrics()
+            assert (metric.count, metric.last.step, metric.best) == (120, 119, metric.last)
+            run = job.details()
+            assert (run.progress, run.job.cost_micros > 0) == (1.0, True)
+        page = httpx.get(f"{url}/jobs/{job.id}", headers={"Authorization": "token t"})
+        assert "0.99167 at step 119" in page.text
+        assert "step 119</pre>" in page.text
+
+
 def test_where_jobs_run_as_their_owners_they_can_pass_the_state_folder_and_read_nothing_in_it(
     environment: dict[str, str], log: Any
 ) -> None:

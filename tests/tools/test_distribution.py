@@ -78,7 +78,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "module",
-    ["fastgpu", "fastgpu.aio", "fastgpu.cli", "fastgpu_magics", "fastgpu_magics.runner", "fastgpu_magics.server"],
+    ["fastgpu", "fastgpu.aio", "fastgpu.cli", "fastgpu_magics", "fastgpu_magics.execution", "fastgpu_magics.server"],
 )
 def test_the_students_half_works_without_the_hubs(module: str) -> None:
     done = run(f"import {module}")

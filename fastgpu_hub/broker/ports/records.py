@@ -21,7 +21,8 @@ class Workload:
     JobSubmit as plain data. ``billed_from_ms`` is when the engine confirmed the start, ``charged_until_ms`` up to where
     the ledger has closed intervals, ``ended_ms`` the last evidence that it ran. ``stop_reason`` explains an ordered
     stop. ``ending`` says why its hold cannot be extended, when that is so, and ``announced_minutes`` what warning was
-    given last.
+    given last. ``files_removed_ms`` is when its folder and log went. ``artifacts``: ``keeping`` (its outputs are being
+    copied to the artifact store), ``kept`` or ``failed``, with ``artifacts_note``; None where it has none to keep.
     """
 
     id: str
@@ -62,6 +63,8 @@ class Workload:
     quoted_micros: int | None = None
     spot: bool = False
     files_removed_ms: int | None = None
+    artifacts: str | None = None
+    artifacts_note: Explained | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,11 @@ class Dependency:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A file that a job left, in the artifact store. ``url`` is where fsspec finds it; ``deleted_ms`` when it went."""
+    """A file that a job left, in the artifact store.
+
+    ``url`` is where the store finds it, empty once nothing lies there any more. ``deleted_ms`` is when somebody, or its
+    age, deleted it: from then on it counts for nothing, and the store removes its bytes when it can.
+    """
 
     id: int
     workload_id: str
@@ -84,6 +91,20 @@ class Artifact:
     url: str
     created_ms: int
     deleted_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """What is kept of a job's run beside its charges, as plain data.
+
+    ``metrics`` is as ``metrics.kept`` makes it, ``gpu_use`` as ``History.plain``; ``progress`` is what it reported
+    last. Saved now and then while it runs, and with its end.
+    """
+
+    workload_id: str
+    metrics: tuple[dict[str, Any], ...] = ()
+    gpu_use: dict[str, Any] | None = None
+    progress: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +253,8 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something a person should know now: ``ending``, ``stopped``, ``soft_limit``, ``price_changed``, ``answered``.
+    """Something a person should know now: ``ending``, ``stopped``, ``soft_limit``, ``price_changed``, ``answered``,
+    ``not_kept``, ``late``.
 
     ``ends_ms`` is when the workload ends, where it does.
     """

@@ -7,10 +7,12 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from fastgpu_hub.broker.ports.chain import Head
 from fastgpu_hub.broker.ports.records import (
+    Artifact,
     Ask,
     AuditEntry,
     AuditLink,
     Booked,
+    Dependency,
     Hold,
     IdempotencyKey,
     Notice,
@@ -18,6 +20,7 @@ from fastgpu_hub.broker.ports.records import (
     PromotionCode,
     PromotionUse,
     Redemption,
+    RunRecord,
     Workload,
     WorkloadEvent,
 )
@@ -53,13 +56,73 @@ class UnitOfWork(Protocol):
         account: str | None = None,
         states: Sequence[str] | None = None,
         fingerprint: str | None = None,
+        array_id: str | None = None,
+        one_of_array: bool = False,
         newest_first: bool = False,
         limit: int | None = None,
     ) -> list[Workload]:
-        """Workloads matching every given filter, ordered by request time then id."""
+        """Workloads matching every given filter, ordered by request time then id.
+
+        ``one_of_array``: of each array the one that comes first in that order.
+        """
 
     def add_event(self, event: WorkloadEvent) -> None: ...
     def events(self, workload_id: str) -> list[WorkloadEvent]: ...
+    def save_run_record(self, record: RunRecord) -> None:
+        """Insert or replace."""
+
+    def run_record(self, workload_id: str) -> RunRecord | None: ...
+
+    # jobs that belong together
+    def add_dependencies(self, dependencies: Sequence[Dependency]) -> None: ...
+    def needs(self, workload_ids: Sequence[str] | None = None) -> list[Dependency]:
+        """What these workloads wait or waited for; without ids, what all queued ones do. In order of both ids."""
+
+    def dependants(self, needs_id: str, *, ready: bool = False) -> list[Workload]:
+        """Queued workloads that wait for a job; only those all of whose jobs have succeeded, when ``ready``."""
+
+    def attempts(self, first_ids: Sequence[str]) -> list[Workload]:
+        """All attempts of these jobs, each named by its first, in the order of attempts."""
+
+    def array(self, array_id: str) -> list[Workload]:
+        """All attempts of all jobs of an array, by index, then attempt."""
+
+    def array_money(self, array_id: str) -> dict[str, tuple[int, int]]:
+        """Micro-units charged (less refunds) and held for each attempt of an array's jobs."""
+
+    # files that jobs left
+    def add_artifacts(self, artifacts: Sequence[Artifact]) -> list[Artifact]:
+        """Insert (their ids are ignored); returns them with their ids."""
+
+    def artifacts(self, workload_id: str) -> list[Artifact]:
+        """Every file ever kept of a workload, deleted ones too, in the order they were kept."""
+
+    def artifact_bytes(self, scope: Scope) -> int:
+        """Bytes of the kept files of a person, of what an account paid for, or of everybody."""
+
+    def delete_artifacts(self, artifact_ids: Sequence[int], now_ms: int) -> None:
+        """Mark them deleted, those that are not yet."""
+
+    def artifacts_left(self, limit: int) -> list[Artifact]:
+        """Deleted ones whose bytes the artifact store may still hold, oldest first."""
+
+    def artifacts_gone(self, artifact_ids: Sequence[int]) -> None:
+        """Their bytes are gone: they lie nowhere."""
+
+    def artifacts_before(self, created_ms: int, limit: int) -> list[Artifact]:
+        """Those kept before an instant and not deleted yet, oldest first."""
+
+    def kept_by_job(self, owner: str, limit: int) -> list[tuple[str, int, int, int]]:
+        """A person's kept files by job: its id, how many, their bytes, when the last was kept; the largest first."""
+
+    def keeping(self, limit: int) -> list[Workload]:
+        """Workloads whose outputs are still to be kept, by id."""
+
+    def jobs_with_files(self, ended_before_ms: int, limit: int) -> list[Workload]:
+        """Jobs that ended before an instant, whose folder is still there and holds nothing that is yet to be kept."""
+
+    def files_removed(self, workload_ids: Sequence[str], now_ms: int) -> None:
+        """The folders of these jobs are gone."""
 
     # holds
     def add_hold(self, hold: Hold) -> Hold:
@@ -252,5 +315,8 @@ class Store(Protocol):
 
     async def read(self, work: Callable[[UnitOfWork], T]) -> T:
         """Run ``work`` on committed data; it must not write."""
+
+    def at_hand(self, workload_id: str) -> Workload | None:
+        """A live workload as it was last committed, where that is known without asking the database; on any thread."""
 
     async def close(self) -> None: ...

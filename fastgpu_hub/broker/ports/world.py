@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from fastgpu_hub.pricing.explain import Explained
 
@@ -18,13 +18,17 @@ class Clock(Protocol):
 # ---------------------------------------------------------------- engine
 
 
+ENGINE_FAULT = "engine_fault"
+
+
 @dataclass(frozen=True, slots=True)
 class Launch:
     """Everything an engine needs to start a job in its lease.
 
     ``argv`` never passes a shell. ``inputs`` maps a path in the job's directory to the SHA-256 of its bytes, which the
     engine's blob folder holds. ``environment`` are the user's own variables, already checked; the engine sets the
-    GPU variables itself. ``time_limit_ms`` counts from the start of the process.
+    GPU variables itself. ``time_limit_ms`` counts from the start of the process. ``python`` names one of the engine's
+    environments (None: its default); ``lock`` is the input with pinned packages to make one from.
     """
 
     lease_id: str
@@ -36,6 +40,12 @@ class Launch:
     inputs: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     simulated: bool = False
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    grace_ms: int | None = None
+    checkpoint_id: str = ""
+    attempt: int = 1
+    python: str | None = None
+    lock: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +55,7 @@ class Observation:
     ``state``: ``starting``, ``running``, ``exited`` (its processes are known gone), ``unknown`` (the engine cannot
     tell: never to be taken for stopped), ``absent`` (never started here: safe to start or to release).
     ``ending`` for exited: ``exit``, ``timed_out``, ``stopped``, ``failed_to_start``, ``killed`` (e.g. machine reboot).
+    The reason of one that failed to start has the code ``ENGINE_FAULT`` where that was no doing of the job.
     """
 
     lease_id: str
@@ -56,6 +67,14 @@ class Observation:
     ending: str = ""
     reason: Explained | None = None
     pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What a job wrote for us: whole lines; of a long file the beginning and the end. ``size_bytes`` is the file's."""
+
+    data: bytes = b""
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +105,32 @@ class Engine(Protocol):
     def has_blob(self, sha256: str) -> bool: ...
     def log_size(self, lease_id: str) -> int: ...
     def read_log(self, lease_id: str, offset: int, limit_bytes: int) -> bytes: ...
+    def on_log(self, lease_id: str, tell: Callable[[], None]) -> Callable[[], None]:
+        """Have ``tell`` called on the event loop when a job prints, until the returned function is called. It may be
+        called for nothing, and is not where that cannot be known: look at ``log_size`` now and then all the same."""
+
     def progress(self, lease_id: str) -> float | None: ...
+    def metrics(self, lease_id: str) -> Reported:
+        """What the job reported through ``fastgpu.log_metric``, as it wrote it: at most 4 MiB."""
+
     def files(self, lease_id: str) -> list[FileEntry]: ...
     def read_file(self, lease_id: str, path: str) -> bytes | None:
         """Bytes of a regular file inside the job's directory; None when there is none (or the path leads outside)."""
+
+    def open_file(self, lease_id: str, path: str) -> BinaryIO | None:
+        """As ``read_file``, of any size, to read from. Blocks."""
+
+    def add_blob(self, write: Callable[[BinaryIO], None]) -> str:
+        """Keep what ``write`` writes under its SHA-256, which it returns. Blocks; what ``write`` raises comes out."""
+
+    def environment_names(self) -> Sequence[str]:
+        """Names of the environments that a job can choose from."""
+
+    def remove_jobs(self, lease_ids: Sequence[str], checkpoints_of: Sequence[str] = ()) -> None:
+        """Remove folders and logs of jobs that have ended, and these jobs' checkpoints. Blocks."""
+
+    def sweep_blobs(self, named: Collection[str], before_ms: int) -> int:
+        """Remove the blobs that are not named and were not asked for since an instant; how many. Blocks."""
 
     def root_pids(self, lease_id: str) -> list[int]:
         """Root processes of a running lease on this machine, for simulated use; empty elsewhere."""

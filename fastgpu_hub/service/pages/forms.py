@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel
 
 from fastgpu import models as m
+from fastgpu.formatting import parse_bytes
 from fastgpu_hub.pricing.money import parse_money
 from fastgpu_hub.service.wire import Refusal, invalid, parse_model
 
@@ -49,6 +50,11 @@ def money(form: Form, name: str, label: str) -> int:
 def gpu_seconds(form: Form, name: str, label: str) -> int:
     """GPU-seconds of GPU-hours, which may have decimals."""
     return money(form, name, label) * 3600 // 1_000_000
+
+
+def size(form: Form, name: str, label: str) -> int:
+    """Bytes of a size in GiB, or with its unit."""
+    return _read(form, name, label, lambda text: parse_bytes(text, "GiB"))
 
 
 def whole(form: Form, name: str, label: str) -> int:
@@ -152,8 +158,8 @@ def refund(form: Form) -> m.RefundSet:
 
 
 def amount(form: Form, name: str, label: str, metric: str) -> int:
-    """An amount in the unit of what a limit counts: GPUs, GPU-hours, money, percent."""
-    reader = {"gpu_seconds": gpu_seconds, "spend_micros": money}.get(metric, whole)
+    """An amount in the unit of what a limit counts: GPUs, GPU-hours, money, percent, GiB."""
+    reader = {"gpu_seconds": gpu_seconds, "spend_micros": money, "artifact_bytes": size}.get(metric, whole)
     return reader(form, name, label)
 
 
@@ -173,7 +179,7 @@ def quota(form: Form, time_zone: str, klass: str | None = None) -> m.QuotaSet:
     """The limit form. With ``klass`` it is about this class or each of its members, whatever the form says."""
     metric, window, scope = (form.get(name, "") for name in ("metric", "window", "scope"))
     if metric not in {known.value for known in m.QuotaMetric}:
-        wanted = "Choose GPUs at once, GPU-hours, money or a share of the credit."
+        wanted = "Choose GPUs at once, GPU-hours, money, a share of the credit or kept files."
         raise invalid(f"The limit counts {metric[:40]!a}.", wanted, field="metric")
     if klass is not None and scope not in ("class", "member"):
         raise invalid(f"The limit is for {scope[:40]!a}.", "Choose the class or each member.", field="scope")

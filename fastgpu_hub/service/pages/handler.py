@@ -17,7 +17,7 @@ from fastgpu_hub.service import auth as signing
 from fastgpu_hub.service.handlers import BaseHandler, check_arguments
 from fastgpu_hub.service.pages.typed import Typed
 from fastgpu_hub.service.pages.views import PAGE_OF_FORM, VIEWS, Result
-from fastgpu_hub.service.pages.visit import NOTICES, Done, Download, Page, Visit
+from fastgpu_hub.service.pages.visit import NOTICES, Done, Download, Page, Streamed, Visit
 from fastgpu_hub.service.routing import HTML, Route
 from fastgpu_hub.service.wire import Refusal, check_text, status_of
 
@@ -70,7 +70,7 @@ class PageHandler(HtmlHandler):
     async def get(self, **path: str) -> None:
         row = self.require_row()
         query = {name: self.get_query_argument(name) for name in self.request.query_arguments}
-        self._answer(row, await VIEWS[row.name](self._visit(path, query, None)), Typed())
+        await self._answer(row, await VIEWS[row.name](self._visit(path, query, None)), Typed())
 
     async def post(self, **path: str) -> None:
         row = self.require_row()
@@ -82,11 +82,11 @@ class PageHandler(HtmlHandler):
         except Refusal as refusal:
             self.set_status(status_of(refusal.refused.code))
             page = await PAGE_OF_FORM[row.name](self._visit(path, form, None))
-            self._answer(row, page, Typed(sent_to, form, explanation(refusal.refused)))
+            await self._answer(row, page, Typed(sent_to, form, explanation(refusal.refused)))
         else:
-            self._answer(row, result, Typed(sent_to, form))
+            await self._answer(row, result, Typed(sent_to, form))
 
-    def _answer(self, row: Route, result: Result, typed: Typed) -> None:
+    async def _answer(self, row: Route, result: Result, typed: Typed) -> None:
         if isinstance(result, Done):
             self._leave(result)
         elif isinstance(result, Page):
@@ -97,9 +97,18 @@ class PageHandler(HtmlHandler):
             if isinstance(result, Download):
                 self.set_header("Content-Disposition", f'attachment; filename="{result.name}"')
                 self.finish(result.text)
+            elif isinstance(result, Streamed):
+                await self._stream(result)
             else:
                 self.set_header("Cache-Control", f"public, max-age={_STATIC_SECONDS}")
                 self.finish(result)
+
+    async def _stream(self, result: Streamed) -> None:
+        self.set_header("Content-Disposition", f'attachment; filename="{result.name}"')
+        async for piece in result.pieces:
+            self.write(piece)
+            await self.flush()  # at the reader's pace, so that only a piece of it is ever in memory
+        self.finish()
 
     def _leave(self, done: Done) -> None:
         notice = f"?done={done.done}" if done.done else ""

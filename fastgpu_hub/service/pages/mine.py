@@ -37,12 +37,6 @@ async def home_page(visit: Visit) -> Page:
     )
 
 
-async def cancel_own_job(visit: Visit) -> Done:
-    """Stop one of the visitor's jobs."""
-    must(await visit.broker.cancel_job(visit.actor, visit.path["id"], key=visit.key))
-    return Done("", "job-stopping")
-
-
 async def redeem_promotion(visit: Visit) -> Done:
     """Take a place in a promotion."""
     taken = must(await visit.broker.redeem(visit.actor, forms.redeem(visit.form), key=visit.key))

@@ -8,8 +8,17 @@ from zoneinfo import ZoneInfo
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from fastgpu.formatting import decimals_of, format_amount, format_bytes, format_date_time, format_money
+from fastgpu.formatting import (
+    decimals_of,
+    format_amount,
+    format_bytes,
+    format_date_time,
+    format_duration,
+    format_fraction,
+    format_money,
+)
 from fastgpu.models import WeeklyWindow
+from fastgpu.run_views import at_step, figure, percent
 from fastgpu.words import gpu_hours, price_words, quota_words, step_words
 from fastgpu_hub.service.pages import words
 from fastgpu_hub.service.pages.audit import action_words, change_words, subject_words
@@ -50,6 +59,11 @@ def environment(*, currency: str, time_zone: str, prefix: str, hub_home: str) ->
         window=window_text,
         rate=lambda value: price_words(value, currency),
         memory=format_bytes,
+        duration=format_duration,
+        fraction=format_fraction,
+        figure=figure,
+        percent=percent,
+        at_step=at_step,
         as_choices=lambda names: [(name, name) for name in names],
     )
     env.tests.update(takeable=words.can_be_taken)

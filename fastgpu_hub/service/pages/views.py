@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 
-from fastgpu_hub.service.pages import admin, classes, mine, promotions
-from fastgpu_hub.service.pages.visit import Done, Download, Page, Visit
+from fastgpu_hub.service.pages import admin, classes, mine, promotions, runs
+from fastgpu_hub.service.pages.visit import Done, Download, Page, Streamed, Visit
 
-Result = Page | Done | Download | bytes
+Result = Page | Done | Download | Streamed | bytes
 View = Callable[[Visit], Awaitable[Result]]
 
 _STATIC = files("fastgpu_hub.service") / "static"
@@ -29,7 +29,7 @@ async def script(_visit: Visit) -> bytes:
 VIEWS: dict[str, View] = {
     view.__name__: view
     for view in (
-        *(mine.home_page, mine.cancel_own_job, mine.redeem_promotion),
+        *(mine.home_page, mine.redeem_promotion, runs.job_page, runs.whole_log, runs.cancel_own_job),
         *(mine.asks_page, mine.ask_for_more, mine.withdraw_own_ask, mine.answer_ask),
         *(mine.receipt_page, mine.refund_lease),
         *(classes.find_class, classes.class_page, classes.set_class_quota, classes.remove_class_quota),
@@ -46,7 +46,8 @@ VIEWS: dict[str, View] = {
 
 # A refused form comes back on the page it is on.
 PAGE_OF_FORM: dict[str, Callable[[Visit], Awaitable[Page]]] = {
-    **dict.fromkeys(("cancel_own_job", "redeem_promotion"), mine.home_page),
+    "redeem_promotion": mine.home_page,
+    "cancel_own_job": runs.page_of_stop,
     **dict.fromkeys(("ask_for_more", "withdraw_own_ask", "answer_ask"), mine.asks_page),
     "refund_lease": mine.receipt_page,
     **dict.fromkeys(

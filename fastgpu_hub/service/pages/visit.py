@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -65,6 +66,14 @@ class Download:
 
     name: str
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """A file that is sent piece by piece, for it may be large."""
+
+    name: str
+    pieces: AsyncIterator[bytes]
 
 
 @dataclass(frozen=True, slots=True)

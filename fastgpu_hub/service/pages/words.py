@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from fastgpu.formatting import format_amount, format_duration, format_money
+from fastgpu.formatting import format_amount, format_bytes, format_duration, format_money
 from fastgpu.models import Ask, Explanation, Promotion, QuotaMetric, QuotaUse
 from fastgpu.words import gpu_hours, quota_words
 
@@ -12,6 +12,8 @@ NEWS = {
     "ending": "ends soon",
     "stopped": "stopped",
     "soft_limit": "warning",
+    "not_kept": "not kept",
+    "late": "may be late",
     "price_changed": "new price",
     "answered": "answer",
 }
@@ -69,6 +71,8 @@ def unit_words(metric: QuotaMetric, currency: str) -> str:
     """The unit in which an amount of a limit is written."""
     if metric is QuotaMetric.concurrent_gpus:
         return "GPUs"
+    if metric is QuotaMetric.artifact_bytes:
+        return "GiB"
     return "GPU-hours" if metric is QuotaMetric.gpu_seconds else currency
 
 
@@ -76,6 +80,8 @@ def plain_amount(value: int, metric: QuotaMetric) -> str:
     """An amount as a form's field takes it."""
     if metric is QuotaMetric.concurrent_gpus:
         return str(value)
+    if metric is QuotaMetric.artifact_bytes:
+        return format_bytes(value)
     if metric is QuotaMetric.gpu_seconds:
         return format_money(-(-value * 1_000_000 // 3600))
     return format_money(value)

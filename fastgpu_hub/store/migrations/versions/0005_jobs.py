@@ -19,10 +19,13 @@ def upgrade() -> None:
         sa.Column("quoted_micros", sa.BigInteger()),
         sa.Column("spot", sa.Boolean(), nullable=False, server_default=sa.false()),
         sa.Column("files_removed_ms", sa.BigInteger()),
+        sa.Column("artifacts", sa.String()),
+        sa.Column("artifacts_note", sa.Text()),
     ):
         op.add_column("workloads", column)
     op.create_index("ix_workloads_array", "workloads", ["array_id", "array_index"])
     op.create_index("ix_workloads_retry", "workloads", ["retry_of", "attempt"])
+    _create_partial_index("ix_workloads_keeping", "workloads", "id", "artifacts = 'keeping'")
     op.create_table(
         "dependencies",
         sa.Column("workload_id", sa.String(), nullable=False),
@@ -48,5 +51,20 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_artifacts")),
         sqlite_autoincrement=True,
     )
+    op.create_table(
+        "run_records",
+        sa.Column("workload_id", sa.String(), nullable=False),
+        sa.Column("metrics", sa.Text(), nullable=False),
+        sa.Column("gpu_use", sa.Text()),
+        sa.Column("progress", sa.Float()),
+        sa.ForeignKeyConstraint(["workload_id"], ["workloads.id"], name=op.f("fk_run_records_workload_id")),
+        sa.PrimaryKeyConstraint("workload_id", name=op.f("pk_run_records")),
+    )
     op.create_index("ix_artifacts_workload_id", "artifacts", ["workload_id", "id"])
     op.create_index("ix_artifacts_owner", "artifacts", ["owner", "deleted_ms"])
+    _create_partial_index("ix_artifacts_created_ms", "artifacts", "created_ms", "deleted_ms IS NULL")
+    _create_partial_index("ix_artifacts_left", "artifacts", "id", "deleted_ms IS NOT NULL AND url <> ''")
+
+
+def _create_partial_index(name: str, table: str, column: str, condition: str) -> None:
+    op.create_index(name, table, [column], sqlite_where=sa.text(condition), postgresql_where=sa.text(condition))

@@ -1,0 +1,83 @@
+"""The scheduler in a running broker: its state, what readers on any thread see of it, and what it learns from."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+
+from fastgpu_hub.broker.admission import Rules
+from fastgpu_hub.broker.orders import want_of
+from fastgpu_hub.broker.ports.records import Workload
+from fastgpu_hub.broker.ports.store import UnitOfWork
+from fastgpu_hub.broker.ports.world import Clock
+from fastgpu_hub.broker.settings import Settings
+from fastgpu_hub.scheduling import scheduler
+from fastgpu_hub.scheduling.inventory import Device
+from fastgpu_hub.scheduling.overview import Overview, overview
+from fastgpu_hub.scheduling.policies import Want, policy_of
+
+MOST_AGE_MS = 1000
+QUICK_SECONDS = 0.002
+REST_FACTOR = 20
+HISTORY = 5000
+
+
+def history(uow: UnitOfWork, rules: Rules) -> list[tuple[Want, Workload]]:
+    """The latest workloads that have ended, oldest first, as the scheduler saw them."""
+    ended = uow.workloads(states=("ended",), newest_first=True, limit=HISTORY)
+    return [(want_of(workload, rules, workload.requested_ms), workload) for workload in reversed(ended)]
+
+
+class Queue:
+    """Holds the scheduler's state. Events are told on the event loop; the view may be asked for on any thread."""
+
+    def __init__(self, clock: Clock, settings: Settings) -> None:
+        self._clock = clock
+        self.state = scheduler.State(policy=policy_of(settings.policy), seats=dict(settings.seats))
+        self._lock = threading.Lock()
+        self._known: Overview | None = None
+        self._took_seconds = 0.0
+        self._looked_at = 0.0
+
+    def tell(self, event: scheduler.Event) -> tuple[scheduler.Instruction, ...]:
+        """Tell the scheduler; returns what it orders."""
+        with self._lock:
+            self.state, orders = scheduler.handle(self.state, event)
+        return orders
+
+    def vanished(self, device: Device) -> None:
+        """A device that somebody holds is not found."""
+        with self._lock:
+            self.state.inventory.add_vanished(device)
+
+    @property
+    def view(self) -> Overview:
+        """The queue as it stands, at most a second old, worked out once for everybody.
+
+        A long queue, which takes time to look at, is looked at less often: a twentieth of the time at most.
+        """
+        now_ms = self._clock.now_ms()
+        with self._lock:
+            known, state = self._known, self.state
+            if known is not None:
+                if known.version == state.version and 0 <= now_ms - known.at_ms < MOST_AGE_MS:
+                    return known
+                rest = self._took_seconds * REST_FACTOR
+                if self._took_seconds > QUICK_SECONDS and time.monotonic() - self._looked_at < rest:
+                    return known
+            began = time.monotonic()
+            known = self._known = overview(state, now_ms)
+            for who, start in known.starts.items():
+                if who not in state.foretold:
+                    scheduler.handle(state, scheduler.Foretold(who, max(0, start.likely_ms - now_ms), now_ms))
+            self._looked_at = time.monotonic()
+            self._took_seconds = self._looked_at - began
+            return known
+
+    def learn(self, past: Iterable[tuple[Want, Workload]]) -> None:
+        """Learn run times from workloads that have ended, oldest first; before anything else is told."""
+        predictor = self.state.predictor
+        for want, workload in past:
+            if workload.billed_from_ms is not None and workload.ended_ms is not None:
+                predictor.remember(want, workload.requested_ms, workload.ended_ms - workload.billed_from_ms)

@@ -1,0 +1,161 @@
+"""The steps that state changes by: a request joins its lot and leaves it, holds devices and gives them back.
+
+For ``scheduler.handle`` alone; nothing else calls them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from fastgpu_hub.scheduling.policies import Want
+from fastgpu_hub.scheduling.prediction import Batch
+from fastgpu_hub.scheduling.shares import Shares
+from fastgpu_hub.scheduling.state import WAIT_BASE_MS, Line, Lot, Running, State
+
+
+def line_of(state: State, gpu_type: str) -> Line:
+    line = state.lines.get(gpu_type)
+    if line is None:
+        line = state.lines[gpu_type] = Line(gpu_type)
+        state.shares[gpu_type] = Shares()
+    return line
+
+
+def join(state: State, line: Line, want: Want, batch: Batch, number: int, now_ms: int) -> None:
+    """Put a request into its lot, and a new lot into its heap."""
+    key = (batch, want.gpu_count, want.limits, want.account, want.kind, want.spot, want.priority, want.expected_ms)
+    lot = line.lots.get(key)
+    if lot is None:
+        lot = line.lots[key] = Lot(key, batch, want.gpu_count)
+        state.lots_of.setdefault(batch, {})[lot] = None
+        if state.policy.standing:
+            line.by_owner.setdefault(want.owner, {})[lot] = None
+    wants, numbers = lot.wants, lot.numbers
+    place = len(wants)
+    while place and (wants[place - 1].requested_ms, numbers[place - 1]) > (want.requested_ms, number):
+        place -= 1  # one that comes back into the queue
+    wants.insert(place, want)
+    numbers.insert(place, number)
+    state.lot_of[want.id] = lot
+    line.size += 1
+    if len(wants) == 1 or (place == 0 and lot.score is not None):
+        state.push(line, lot, state.score(want, batch, now_ms))
+    if state.policy.patience is not None:
+        line.review_ms = min(line.review_ms, state.patient_ms(want, batch, now_ms))
+
+
+def leave(state: State, want_id: str) -> tuple[Want, Batch, int] | None:
+    """Take a waiting request out of the queue, wherever it stands."""
+    lot = state.lot_of.get(want_id)
+    if lot is None:
+        return state.set_aside.pop(want_id, None)
+    place = next(place for place, each in enumerate(lot.wants) if each.id == want_id)
+    want, number = lot.wants[place], lot.numbers[place]
+    line = state.lines[want.gpu_type]
+    remove(state, line, lot, place)
+    if place == 0 and lot.wants and lot.score is not None:
+        state.push(line, lot, state.score(lot.wants[0], lot.batch, want.requested_ms))
+    return want, lot.batch, number
+
+
+def remove(state: State, line: Line, lot: Lot, place: int) -> None:
+    """Take the request at a place out of its lot."""
+    want = lot.wants[place]
+    if place:
+        del lot.wants[place], lot.numbers[place]
+    else:
+        lot.wants.popleft()
+        lot.numbers.popleft()
+    del state.lot_of[want.id]
+    line.size -= 1
+    if not lot.wants:
+        _retire(state, line, lot, want.owner)
+    if line.reservation is not None and line.reservation.want_id == want.id:
+        line.reservation = None
+
+
+def _retire(state: State, line: Line, lot: Lot, owner: str) -> None:
+    lot.score = None
+    del line.lots[lot.key]
+    lots = state.lots_of[lot.batch]
+    del lots[lot]
+    if not lots:
+        del state.lots_of[lot.batch]
+    if owner in line.by_owner:
+        line.by_owner[owner].pop(lot, None)
+        if not line.by_owner[owner]:
+            del line.by_owner[owner]
+    for key, _ in lot_limits(lot):
+        if key in state.blocked:
+            state.blocked[key].pop(lot, None)
+
+
+def lot_limits(lot: Lot) -> tuple[tuple[str, int], ...]:
+    """The limits that all requests of a lot fall under."""
+    return lot.key[2]  # type: ignore[index,no-any-return]
+
+
+def hold(state: State, want: Want, batch: Batch, number: int, now_ms: int, likely_ms: float) -> None:
+    running = Running(want, batch, number, now_ms, likely_ms, state.told.pop(want.id, None))
+    state.holding[want.id] = running
+    state.predictor.started(batch, want.id, now_ms)
+    for key, _ in want.limits:
+        state.held_per_key[key] += want.gpu_count
+    if want.kind == "server":
+        state.held_by_servers[want.gpu_type] += want.gpu_count
+    if want.spot:
+        state.lines[want.gpu_type].spot[want.id] = None
+    if state.policy.standing:
+        state.grants += 1
+        state.turns[want.owner] = state.grants
+        state.shares[want.gpu_type].add(want.owner, want.account, running.noted_gpu_ms, now_ms)
+
+
+def release(state: State, running: Running, ran_ms: float, now_ms: int) -> list[Line]:
+    """Free what a request holds; returns the lines that may go on because of it."""
+    want = running.want
+    del state.holding[want.id]
+    state.inventory.give_back(want.id)
+    line = state.lines[want.gpu_type]
+    lines = {want.gpu_type: line}
+    for key, _ in want.limits:
+        state.held_per_key[key] -= want.gpu_count
+        if not state.held_per_key[key]:
+            del state.held_per_key[key]
+        for lot, its_line in state.blocked.pop(key, {}).items():
+            lines[its_line.gpu_type] = its_line
+            state.push(its_line, lot, state.score(lot.wants[0], lot.batch, now_ms))
+    if want.kind == "server":
+        state.held_by_servers[want.gpu_type] -= want.gpu_count
+    if want.spot:
+        line.spot.pop(want.id, None)
+        state.preempting.pop(want.id, None)
+    if state.policy.standing:
+        used = ran_ms * want.gpu_count - running.noted_gpu_ms
+        state.shares[want.gpu_type].add(want.owner, want.account, used, now_ms)
+        if used < 0 and line.size:
+            _restand(state, line, want, now_ms)
+    if line.size:
+        for lot in state.lots_of.get(running.batch, ()):
+            state.improve(line, lot, now_ms)
+    return list(lines.values())
+
+
+def _restand(state: State, line: Line, want: Want, now_ms: int) -> None:
+    """A person stands better now (and where that counts, all of their account): so do their requests."""
+    whose: Iterable[dict[Lot, None]] = (line.by_owner.get(want.owner, {}),)
+    if state.policy.standing == "use" and want.account:
+        whose = list(line.by_owner.values())
+    for lots in whose:
+        for lot in lots:
+            state.improve(line, lot, now_ms)
+
+
+def came_true(state: State, want_id: str, now_ms: int) -> None:
+    """Compare a wait with what was foretold, so that what is foretold next has honest bounds."""
+    if (told := state.foretold.pop(want_id, None)) is not None:
+        told_ms, wait_ms = told
+        away = math.log((now_ms - told_ms + WAIT_BASE_MS) / (wait_ms + WAIT_BASE_MS))
+        state.wait_low.see(away)
+        state.wait_high.see(away)

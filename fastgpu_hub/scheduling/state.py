@@ -1,0 +1,274 @@
+"""What the scheduler knows: inventory, queue, who runs. Only ``scheduler.handle`` changes it."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter, deque
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
+
+from fastgpu_hub.pricing.explain import Explained
+from fastgpu_hub.scheduling.inventory import Inventory, Node
+from fastgpu_hub.scheduling.policies import POLICIES, Policy, Score, Standing, Want
+from fastgpu_hub.scheduling.prediction import COVERAGE, Batch, Prediction, Predictor, Quantile
+from fastgpu_hub.scheduling.shares import Shares
+
+NEVER_MS = 1 << 62
+TAIL = 2.0
+WAIT_BASE_MS = 60_000.0
+STRICT_FACTOR = 3.0
+
+
+class Lot:
+    """Requests of one batch that differ in nothing the scheduler looks at, in the order they were asked for.
+
+    ``numbers`` count the arrivals: of two with the same score the one that came first is first. ``score`` is that of
+    the first, as it stands in the heap; None while the lot is in none.
+    """
+
+    __slots__ = ("batch", "gpu_count", "key", "numbers", "score", "wants")
+
+    def __init__(self, key: Hashable, batch: Batch, gpu_count: int) -> None:
+        self.key, self.batch, self.gpu_count = key, batch, gpu_count
+        self.wants: deque[Want] = deque()
+        self.numbers: deque[int] = deque()
+        self.score: Score | None = None
+
+
+Entry = tuple[Score, int, int, Lot]
+
+
+@dataclass(slots=True)
+class Reservation:
+    """Devices kept for a request that does not fit: from ``from_ms`` on they are expected to be free.
+
+    ``spare`` are the nodes it will use, with how many devices of each it leaves over. ``made_room``: others are being
+    interrupted for it, so it comes before everybody else. ``strict``: only time limits are relied on.
+    """
+
+    want_id: str
+    from_ms: float
+    spare: dict[Node, int]
+    until_ms: float = 0
+    made_room: bool = False
+    strict: bool = False
+
+
+class Line:
+    """The queue of one GPU type: a heap of lots per GPU count. ``review_ms`` is when somebody runs out of patience."""
+
+    __slots__ = ("by_owner", "gpu_type", "heaps", "lots", "reservation", "review_ms", "size", "spot")
+
+    def __init__(self, gpu_type: str) -> None:
+        self.gpu_type = gpu_type
+        self.heaps: dict[int, list[Entry]] = {}
+        self.lots: dict[Hashable, Lot] = {}
+        self.by_owner: dict[str, dict[Lot, None]] = {}
+        self.size = 0
+        self.review_ms: float = NEVER_MS
+        self.reservation: Reservation | None = None
+        self.spot: dict[str, None] = {}
+
+
+class Running:
+    """A request that holds devices. ``told`` is the log mean and deviation of the run time that was predicted for it.
+
+    ``noted_gpu_ms`` is the use that its owner's share counts already; ``ends_ms`` the end by its own report.
+    """
+
+    __slots__ = ("batch", "ends_ms", "noted_gpu_ms", "number", "since_ms", "told", "want")
+
+    def __init__(
+        self, want: Want, batch: Batch, number: int, since_ms: int, likely_ms: float, told: tuple[float, float] | None
+    ) -> None:
+        self.want, self.batch, self.number, self.since_ms, self.told = want, batch, number, since_ms, told
+        self.noted_gpu_ms = likely_ms * want.gpu_count
+        self.ends_ms: float | None = None
+
+
+@dataclass(slots=True)
+class State:
+    """Inventory, a line per GPU type, who holds devices, GPUs held per limit, who was declined, what is predicted.
+
+    ``seats`` are devices per GPU type that jobs leave to notebook servers.
+    """
+
+    policy: Policy = POLICIES["default"]
+    inventory: Inventory = field(default_factory=Inventory)
+    predictor: Predictor = field(default_factory=Predictor)
+    shares: dict[str, Shares] = field(default_factory=dict)
+    seats: dict[str, int] = field(default_factory=dict)
+    lines: dict[str, Line] = field(default_factory=dict)
+    lots_of: dict[Batch, dict[Lot, None]] = field(default_factory=dict)
+    lot_of: dict[str, Lot] = field(default_factory=dict)
+    told: dict[str, tuple[float, float]] = field(default_factory=dict)
+    holding: dict[str, Running] = field(default_factory=dict)
+    held_per_key: Counter[str] = field(default_factory=Counter)
+    held_by_servers: Counter[str] = field(default_factory=Counter)
+    blocked: dict[str, dict[Lot, Line]] = field(default_factory=dict)
+    declined: dict[str, Explained] = field(default_factory=dict)
+    set_aside: dict[str, tuple[Want, Batch, int]] = field(default_factory=dict)
+    preempting: dict[str, str] = field(default_factory=dict)
+    turns: dict[str, int] = field(default_factory=dict)
+    foretold: dict[str, tuple[int, int]] = field(default_factory=dict)
+    wait_low: Quantile = field(default_factory=lambda: Quantile((1 - COVERAGE) / 2, -1.0))
+    wait_high: Quantile = field(default_factory=lambda: Quantile((1 + COVERAGE) / 2, 1.0))
+    arrivals: int = 0
+    grants: int = 0
+    version: int = 0
+    _entries: int = 0
+
+    # ------------------------------------------------------------ looking
+    def waiting(self, want_id: str) -> Want | None:
+        """The waiting request of this id, or None."""
+        lot = self.lot_of.get(want_id)
+        if lot is not None:
+            return next(want for want in lot.wants if want.id == want_id)
+        return self.set_aside[want_id][0] if want_id in self.set_aside else None
+
+    def knows(self, want_id: str) -> bool:
+        """Whether a request waits or holds devices."""
+        return want_id in self.holding or want_id in self.lot_of or want_id in self.set_aside
+
+    def wants_waiting(self) -> Iterator[Want]:
+        """Every waiting request, in no order."""
+        for line in self.lines.values():
+            for lot in line.lots.values():
+                yield from lot.wants
+        for want, *_ in self.set_aside.values():
+            yield want
+
+    @property
+    def waits(self) -> int:
+        """How many requests wait."""
+        return len(self.lot_of) + len(self.set_aside)
+
+    def batch_of(self, want_id: str) -> Batch | None:
+        """The batch of a request that is known."""
+        if (lot := self.lot_of.get(want_id)) is not None:
+            return lot.batch
+        if want_id in self.holding:
+            return self.holding[want_id].batch
+        return self.set_aside[want_id][1] if want_id in self.set_aside else None
+
+    def likely_ms(self, want: Want, batch: Batch, now_ms: int) -> float:
+        """How long a request will probably run."""
+        return self.predictor.likely_ms(batch, now_ms) if want.expected_ms is None else want.expected_ms
+
+    def prediction(self, want: Want, batch: Batch, now_ms: int) -> Prediction:
+        """How long a request will run, with an interval."""
+        if want.expected_ms is not None:
+            return Prediction(want.expected_ms, want.expected_ms, want.expected_ms)
+        return self.predictor.predict(batch, now_ms)
+
+    def runs_ms(self, want: Want, batch: Batch, now_ms: int, strict: bool = False) -> float:
+        """How long to count on a request running: as predicted, or up to its time limit.
+
+        By the limit where the policy says so, and where it is ``strict``, that is to be relied on: then a request
+        without a limit runs for ever.
+        """
+        if strict:
+            return math.inf if want.duration_ms is None else float(want.duration_ms)
+        if self.policy.times == "requested" and want.duration_ms is not None:
+            return want.duration_ms
+        return self.likely_ms(want, batch, now_ms)
+
+    def ends_ms(self, running: Running, now_ms: int, strict: bool = False) -> float:
+        """When a running request is expected to end, later than now; ``strict``: at the latest, where it has a limit.
+
+        Run times have heavy tails: one that has run for long is expected to run on for twice as long, to its limit.
+        """
+        want = running.want
+        if strict and want.duration_ms is not None:
+            return max(running.since_ms + want.duration_ms, now_ms + 1)
+        if running.ends_ms is not None and running.ends_ms > now_ms:
+            return running.ends_ms
+        end_ms = running.since_ms + self.runs_ms(want, running.batch, now_ms)
+        if want.expected_ms is None and self.policy.times == "predicted":
+            end_ms = max(end_ms, now_ms + TAIL * (now_ms - running.since_ms))
+        if want.duration_ms is not None:
+            end_ms = min(end_ms, running.since_ms + want.duration_ms)
+        return max(end_ms, now_ms + 1)
+
+    def patient_ms(self, want: Want, batch: Batch, now_ms: int) -> float:
+        """Until when a request is overtaken freely."""
+        patience = self.policy.patience
+        return want.requested_ms + (0.0 if patience is None else patience(self.likely_ms(want, batch, now_ms)))
+
+    def strict(self, want: Want, now_ms: int) -> bool:
+        """Whether a request has waited so long that nobody may go ahead on a prediction, which may be wrong, any more.
+
+        From then on it waits no longer than the longest time limit of what runs: that is the bound on anybody's wait.
+        """
+        batch = self.batch_of(want.id)
+        if batch is None or self.policy.patience is None:
+            return False
+        return now_ms - want.requested_ms > STRICT_FACTOR * (self.patient_ms(want, batch, now_ms) - want.requested_ms)
+
+    def standing(self, want: Want) -> Standing:
+        """What the policy looks at of a request's owner."""
+        kind = self.policy.standing
+        if kind == "share":
+            shares = self.shares.get(want.gpu_type)
+            return shares.share(want.owner) if shares is not None else 0.0
+        if kind == "turn":
+            return self.turns.get(want.owner, 0)
+        if kind == "use":
+            shares = self.shares.get(want.gpu_type)
+            return (shares.account_use(want.account), shares.owner_use(want.owner)) if shares else (0.0, 0.0)
+        return 0
+
+    def score(self, want: Want, batch: Batch, now_ms: int) -> Score:
+        """Where a request stands: lower is earlier."""
+        likely_ms = want.expected_ms
+        return self.policy.score(
+            want,
+            self.predictor.likely_ms(batch, now_ms) if likely_ms is None else likely_ms,
+            self.standing(want),
+        )
+
+    def in_order(self, gpu_type: str, now_ms: int) -> list[Want]:
+        """The waiting requests of a GPU type in the order in which they are to be served."""
+        line = self.lines.get(gpu_type)
+        found: list[tuple[Score, int, Want]] = []
+        for lot in line.lots.values() if line else ():
+            for want, number in zip(lot.wants, lot.numbers, strict=True):
+                found.append((self.score(want, lot.batch, now_ms), number, want))
+        for want, batch, number in self.set_aside.values():
+            if want.gpu_type == gpu_type:
+                found.append((self.score(want, batch, now_ms), number, want))
+        found.sort(key=lambda each: each[:2])
+        return [want for *_, want in found]
+
+    # ------------------------------------------------------------ the heaps
+    def push(self, line: Line, lot: Lot, score: Score) -> None:
+        """Put a lot where its first request belongs; whatever older entry it has is worth nothing from now on."""
+        lot.score = score
+        self._entries += 1
+        heap = line.heaps.get(lot.gpu_count)
+        if heap is None:
+            heap = line.heaps[lot.gpu_count] = []
+        heapq.heappush(heap, (score, lot.numbers[0], self._entries, lot))
+
+    def improve(self, line: Line, lot: Lot, now_ms: int) -> None:
+        """Move a lot up if it stands better now. Whoever stands worse is moved down when its turn comes."""
+        if lot.score is not None and (score := self.score(lot.wants[0], lot.batch, now_ms)) < lot.score:
+            self.push(line, lot, score)
+
+    def top(self, line: Line, heap: list[Entry], now_ms: int) -> Entry | None:
+        """The best entry of a heap, with its score as of now; entries that are out of date are removed on the way."""
+        while heap:
+            entry = heap[0]
+            lot = entry[3]
+            if lot.score is not entry[0]:
+                heapq.heappop(heap)
+                continue
+            score = self.score(lot.wants[0], lot.batch, now_ms)
+            if score > entry[0]:  # it stands worse than when it was put there
+                lot.score = score
+                self._entries += 1
+                heapq.heapreplace(heap, (score, entry[1], self._entries, lot))
+                continue
+            return entry
+        return None
