@@ -947,8 +947,8 @@ class Metric(Answer):
     """A figure that a job reports by :func:`fastgpu.log_metric`, by step; at most 500 points that show its course.
 
     ``count`` is how many values were read, ``last`` the one reported last. ``best`` is ``lowest`` where the name says
-    that less is better, as that of a loss does, else ``highest``; None where no value was a finite number, or for what is
-    set, not reached, such as a learning rate.
+    that less is better, as that of a loss does, else ``highest``; None where no value was a finite number, and for what
+    is set, not reached, such as a learning rate.
     """
 
     name: str

@@ -53,8 +53,9 @@ class Line:
 
     def close(self) -> None:
         """Listen no longer. The shepherd ends when its job has."""
-        self._loop.remove_reader(self._socket)
-        self._socket.close()
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket)
+            self._socket.close()
 
 
 class Shepherds:

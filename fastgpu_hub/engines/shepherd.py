@@ -177,15 +177,24 @@ def _prctl(option: int, value: int) -> None:
 class Log:
     """The job's output: copied from its pipe into ``output.log``, up to a limit that the log itself mentions."""
 
-    def __init__(self, path: str, limit_bytes: int, reader: int) -> None:
+    def __init__(self, path: str, limit_bytes: int) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         self._limit = limit_bytes
         self._left = limit_bytes
-        self.reader = reader
+        self.reader, self.writer = os.pipe()
+        os.set_blocking(self.reader, False)
 
     def close(self) -> None:
         """Let go of it."""
+        self.close_writer()
+        os.close(self.reader)
         os.close(self._fd)
+
+    def close_writer(self) -> None:
+        """Only the job's processes write."""
+        if self.writer >= 0:
+            os.close(self.writer)
+        self.writer = -1
 
     def copy(self, most_bytes: int = 1 << 20) -> bool:
         """Copy what is there; False at the end of the pipe (every writer has closed it)."""
@@ -214,71 +223,22 @@ class Log:
                 data = data[os.write(self._fd, data) :]
 
 
-class Ready:
-    """A child that waits to become a job: most of what a start takes is done before there is a job to start."""
-
-    def __init__(self) -> None:
-        self.log_reader, log_writer = os.pipe()
-        os.set_blocking(self.log_reader, False)
-        go, self._go = os.pipe()
-        self._errors, errors = os.pipe()
-        me = os.getpid()
-        self.pid = os.fork()
-        if self.pid == 0:
-            _stand_by(go, log_writer, errors, me)
-        for fd in (go, log_writer, errors):
-            os.close(fd)
-
-    def start(self, folder: str) -> str:
-        """Let it become the job in that folder; the empty string, or what went wrong."""
-        os.write(self._go, os.fsencode(folder))
-        with open(self._errors, "rb", closefd=False) as errors:
-            return errors.read().decode(errors="replace")
-
-    def close(self) -> None:
-        """Let go of it. One that became no job ends."""
-        for fd in (self._go, self._errors, self.log_reader):
-            os.close(fd)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.pid, 0)
-
-
-def _stand_by(go: int, log: int, errors: int, shepherd: int) -> None:
-    """In the child: wait for the word, become the job. Never returns; what goes wrong is written down."""
-    launch: dict[str, Any] = {"work": "", "argv": [""], "user": "", "python": ""}
-    try:
-        os.close(CONTROL_FD)
-        os.setsid()
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # those that we have handlers for, exec resets
-            signal.signal(number, signal.SIG_DFL)
-        os.umask(0o022)
-        _die_with(shepherd)
-        folder = os.fsdecode(os.read(go, MOST_PATH_BYTES))
-        if not folder:
-            os._exit(0)
-        launch = read_json(folder, "launch.json") or launch
-        _execute(launch, shepherd)
-    except BaseException as error:
-        os.write(errors, _why(error, launch).encode(errors="replace")[:1000])
-    os._exit(127)
-
-
-def _die_with(shepherd: int) -> None:
-    """Without its supervisor the job would run unlimited."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != shepherd:
-        os._exit(1)
-
-
-def _execute(launch: dict[str, Any], shepherd: int) -> None:
-    """Become the job. Only returns by raising; what went wrong is the exception's text."""
+def _execute(launch: dict[str, Any], log: Log, shepherd: int) -> None:
+    """In the child: become the job. Only returns by raising; what went wrong is the exception's text."""
+    os.setsid()
+    os.dup2(log.writer, 1)
+    os.dup2(log.writer, 2)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # those that we have handlers for, exec resets
+        signal.signal(number, signal.SIG_DFL)
+    os.umask(0o022)
     if launch.get("uid") is not None:
         os.setgroups(launch["groups"])
         os.setgid(launch["gid"])
         os.setuid(launch["uid"])
-        _die_with(shepherd)  # again, for this has cleared it
+    # Without its supervisor the job would run unlimited; set after setuid, which clears it.
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != shepherd:
+        os._exit(1)
     os.chdir(launch["work"])
     _replace_by(launch["argv"], launch["environment"])
 
@@ -342,12 +302,11 @@ def _closed_to_us(path: str) -> str:
 class Shepherd:
     """One job from its start to the end of its last process."""
 
-    def __init__(self, folder: str, launch: dict[str, Any], ready: Ready) -> None:
+    def __init__(self, folder: str, launch: dict[str, Any]) -> None:
         self.folder = folder
         self.launch = launch
-        self.log = Log(os.path.join(folder, "output.log"), launch["max_log_bytes"], ready.log_reader)
-        self.root = ready.pid
-        self._ready = ready
+        self.log = Log(os.path.join(folder, "output.log"), launch["max_log_bytes"])
+        self.root = 0
         self.root_status: int | None = None
         self.ending = "exit"
         self.stop_asked = False
@@ -374,7 +333,7 @@ class Shepherd:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # held back since the job was taken
         if read_json(self.folder, "stop.json"):
             return {"ending": "stopped", "exit_code": None}
-        if failure := self._ready.start(self.folder):
+        if failure := self._start():
             end_all()
             return {"ending": "failed_to_start", "exit_code": None, "message": failure}
         started_ms, began = wall_ms(), elapsed_ms()
@@ -389,6 +348,22 @@ class Shepherd:
         self.log.copy(1 << 26)
         code = self._exit_code()
         return {"ending": self.ending, "exit_code": code, "started_ms": started_ms, "ended_ms": ended_ms}
+
+    def _start(self) -> str:
+        """Fork and execute; the empty string, or what went wrong."""
+        errors_reader, errors_writer = os.pipe()
+        me = os.getpid()
+        self.root = os.fork()
+        if self.root == 0:
+            try:
+                _execute(self.launch, self.log, me)
+            except BaseException as error:
+                os.write(errors_writer, _why(error, self.launch).encode(errors="replace")[:1000])
+            os._exit(127)
+        os.close(errors_writer)
+        self.log.close_writer()
+        with os.fdopen(errors_reader, "rb") as errors:
+            return errors.read().decode(errors="replace")
 
     def _on_stop(self, *_: object) -> None:
         self.stop_asked = True
@@ -471,7 +446,7 @@ def _tell() -> None:
         os.write(CONTROL_FD, b"!")
 
 
-def supervise(folder: str, ready: Ready) -> None:
+def supervise(folder: str) -> None:
     """Supervise the job in ``folder`` to its end."""
     job: Shepherd | None = None
     try:
@@ -479,7 +454,7 @@ def supervise(folder: str, ready: Ready) -> None:
         launch = read_json(folder, "launch.json")
         if launch is None:
             raise OSError("launch.json cannot be read")
-        job = Shepherd(folder, launch, ready)
+        job = Shepherd(folder, launch)
         record = {"pid": me, "start_ticks": start_ticks(me), "boot_id": boot_id(), "at_ms": wall_ms()}
         write_json(folder, "shepherd.json", record | {"log_pipe": os.fstat(job.log.reader).st_ino})
         result = job.run()
@@ -497,7 +472,6 @@ def supervise(folder: str, ready: Ready) -> None:
         except OSError:
             time.sleep(1)
     _tell()
-    ready.close()
     if job is not None:
         job.log.close()
 
@@ -513,10 +487,8 @@ def _next_job(control: socket.socket) -> str:
     message, files, _, _ = socket.recv_fds(control, MOST_PATH_BYTES, 1)
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     for lock in files:
-        if lock != LOCK_FD:
-            os.dup2(lock, LOCK_FD)
-            os.close(lock)
-        os.set_inheritable(LOCK_FD, False)
+        os.dup2(lock, LOCK_FD, inheritable=False)
+        os.close(lock)
     return os.fsdecode(message)
 
 
@@ -527,9 +499,9 @@ def main() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     control = socket.socket(fileno=CONTROL_FD)
-    ready = Ready()
-    while folder := _next_job(control):
-        supervise(folder, ready)
-        os.close(LOCK_FD)
-        ready = Ready()
-    os._exit(0)
+    while True:
+        os.dup2(0, LOCK_FD, inheritable=False)  # /dev/null: lets go of the last lock, keeps other files off its number
+        folder = _next_job(control)
+        if not folder:
+            os._exit(0)
+        supervise(folder)

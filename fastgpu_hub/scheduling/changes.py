@@ -15,6 +15,7 @@ from fastgpu_hub.scheduling.state import WAIT_BASE_MS, Line, Lot, Running, State
 
 
 def line_of(state: State, gpu_type: str) -> Line:
+    """The line of a GPU type, made when it is asked for first."""
     line = state.lines.get(gpu_type)
     if line is None:
         line = state.lines[gpu_type] = Line(gpu_type)
@@ -97,6 +98,7 @@ def lot_limits(lot: Lot) -> tuple[tuple[str, int], ...]:
 
 
 def hold(state: State, want: Want, batch: Batch, number: int, now_ms: int, likely_ms: float) -> None:
+    """A request holds devices from now on; ``likely_ms`` of use is noted to its owner at once."""
     running = Running(want, batch, number, now_ms, likely_ms, state.told.pop(want.id, None))
     state.holding[want.id] = running
     state.predictor.started(batch, want.id, now_ms)

@@ -58,14 +58,14 @@ class Pool:
             self.usable += node.usable
             self.widest = max(self.widest, node.usable)
 
-    def moved(self, node: Node, before: int) -> None:
-        """A node had ``before`` free devices and has another number now."""
-        after = len(node.free)
-        bucket = self.buckets[before]
+    def moved(self, node: Node, before: int, after: int) -> None:
+        """A node that had ``before`` free devices has ``after``."""
+        buckets = self.buckets
+        bucket = buckets[before]
         del bucket[node]
         if not bucket:
             self.mask ^= 1 << before
-        bucket = self.buckets[after]
+        bucket = buckets[after]
         if not bucket:
             self.mask |= 1 << after
         bucket[node] = None
@@ -181,7 +181,7 @@ class Inventory:
                 insort(node.free, position)
             else:
                 node.free.remove(position)
-            pool.moved(node, before)
+            pool.moved(node, before, before + change)
         node.usable += change
         pool.usable += change
         pool.widest = max(each.usable for each in pool.nodes.values())
@@ -213,14 +213,17 @@ class Inventory:
         for node, count in places:
             free = node.free
             before = len(free)
-            positions = free[:count]
-            del free[:count]
             names = node.uuids
-            for position in positions:
-                uuids.append(names[position])
+            if count == before:
+                positions, node.free = free, []
+                uuids += names if count == len(names) else [names[position] for position in positions]
+            else:
+                positions = free[:count]
+                del free[:count]
+                uuids += [names[position] for position in positions]
             node.held[holder] = count
             parts.append((pool, node, positions))
-            pool.moved(node, before)
+            pool.moved(node, before, before - count)
         return tuple(uuids)
 
     def take(self, uuids: Iterable[str], holder: str) -> None:
@@ -236,24 +239,28 @@ class Inventory:
             pool, node, position = self._where[uuid]
             self._note(holder, pool, node, position)
             if position in node.free:
-                before = len(node.free)
                 node.free.remove(position)
-                pool.moved(node, before)
+                pool.moved(node, len(node.free) + 1, len(node.free))
 
     def give_back(self, holder: str) -> None:
         """Take back everything a workload holds."""
         fenced = self.fenced
         for pool, node, positions in self._held.pop(holder, ()):
-            free = node.free
-            before = len(free)
+            del node.held[holder]
             if fenced:
                 names = node.uuids
                 positions = [position for position in positions if names[position] not in fenced]
-            free += positions
-            free.sort()
-            del node.held[holder]
-            if positions:
-                pool.moved(node, before)
+                if not positions:
+                    continue
+            free = node.free
+            before = len(free)
+            if before:
+                free += positions
+                free.sort()
+            else:
+                positions.sort()
+                node.free = positions
+            pool.moved(node, before, before + len(positions))
 
     def held_by(self, holder: str) -> list[str]:
         """Uuids of the devices that a workload holds."""

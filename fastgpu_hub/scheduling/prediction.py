@@ -17,6 +17,7 @@ from typing import Protocol
 BATCH_GAP_MS = 60_000
 MAX_MS = 366 * 24 * 3_600_000
 COVERAGE = 0.8
+FIRST_VARIANCE = 2.25  # of log run times, before anything is known
 
 
 class Described(Protocol):
@@ -119,34 +120,47 @@ class Predictor:
         key: Hashable = want.batch or (want.owner, want.gpu_type, want.gpu_count, want.similar, want.duration_ms)
         batch = self._batches.get(key)
         if batch is None or (not want.batch and now_ms - batch.last_ms > BATCH_GAP_MS):
-            batch = self._batches[key] = self._new(want)
+            batch = self._batches[key] = self._new(want, self._cells_of(want) if batch is None else batch.cells)
         batch.last_ms = now_ms
         return batch
 
-    def _new(self, want: Described) -> Batch:
+    def _cells_of(self, want: Described) -> list[Cell]:
+        """What is known of requests that have something in common with this one, the general first."""
         owner, gpu_type, gpu_count = want.owner, want.gpu_type, want.gpu_count
         keys: list[Hashable] = [(), (gpu_type, gpu_count), (gpu_type, owner), (gpu_type, owner, gpu_count)]
         if want.similar:
             keys += [(want.account, want.similar), (owner, want.similar), (owner, want.similar, gpu_type, gpu_count)]
         cells = []
-        mu, variance, known = 0.0, 2.25, False
         for key in keys:
             cell = self._cells.get(key)
             if cell is None:
                 cell = self._cells[key] = Cell()
             cells.append(cell)
-            if (weight := cell.weight) > 0:
-                spread = max(0.0, cell.square - cell.mean * cell.mean)
+        return cells
+
+    def _new(self, want: Described, cells: list[Cell]) -> Batch:
+        mu, variance, known, shrinkage = 0.0, FIRST_VARIANCE, False, self.shrinkage
+        for cell in cells:
+            weight = cell.weight
+            if weight > 0:
+                spread = cell.square - cell.mean * cell.mean
+                if spread < 0.0:
+                    spread = 0.0
                 if known:
-                    share = weight / (weight + self.shrinkage)
+                    share = weight / (weight + shrinkage)
                     away = cell.mean - mu
-                    variance = share * spread + (1 - share) * (variance + share * away * away)
+                    variance = share * spread + (1.0 - share) * (variance + share * away * away)
                     mu += share * away
                 else:
-                    mu, variance, known = cell.mean, (spread * weight + 2.25) / (weight + 1), True
+                    mu, known = cell.mean, True
+                    variance = (spread * weight + FIRST_VARIANCE) / (weight + 1.0)
         if not known:
             mu = math.log(want.duration_ms or self.default_ms)
         return Batch(cells, mu, math.sqrt(variance + 0.01), want.duration_ms)
+
+    def knows(self, batch: Batch) -> bool:
+        """Whether anything is known of a batch: one of it, or one that has something in common with it, has ended."""
+        return batch.count > 0 or any(cell.weight > 0 for cell in batch.cells)
 
     def likely_ms(self, batch: Batch, now_ms: int) -> float:
         """How long a member of a batch will run, by all that is known now."""
@@ -169,6 +183,8 @@ class Predictor:
         """Mean and deviation of the log run time (of ms) of a member of a batch, by all that is known now."""
         # Members of a batch are alike: the more have ended, the less is uncertain, down to a floor.
         sigma = batch.sigma if not batch.count else max(0.1, batch.sigma / (1 + batch.count) ** 0.5)
+        if not batch.running:
+            return batch.mu, sigma
         return math.log(max(1.0, self.likely_ms(batch, now_ms))), sigma
 
     def predict(self, batch: Batch, now_ms: int) -> Prediction:
@@ -185,12 +201,12 @@ class Predictor:
         log_ms = math.log(ran_ms) if ran_ms > 1 else 0.0
         if told is not None:
             self._calibrate(log_ms, told, batch.limit_ms)
-        batch.count += 1
+        batch.count = count = batch.count + 1
         batch.total += log_ms
-        batch.mu = (self.prior_weight * batch.prior + batch.total) / (self.prior_weight + batch.count)
+        batch.mu = (self.prior_weight * batch.prior + batch.total) / (self.prior_weight + count)
         batch.likely_ms = _capped(batch.mu, batch.limit_ms)
         # The whole of a batch weighs little more than its first run: a thousand alike are one experience.
-        weight = 1.0 / batch.count if batch.count < 50 else 0.02
+        weight = 1.0 / count if count < 50 else 0.02
         decay = self.decay**weight
         for cell in batch.cells:
             old = cell.weight * decay

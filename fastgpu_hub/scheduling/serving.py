@@ -49,6 +49,7 @@ def at_once(state: State, line: Line, want: Want, batch: Batch, now_ms: int) -> 
 
 
 def serve_all(state: State, lines: Iterable[Line], now_ms: int) -> list[Instruction]:
+    """Start what can be started on several GPU types."""
     orders: list[Instruction] = []
     for line in lines:
         orders += serve(state, line, now_ms)

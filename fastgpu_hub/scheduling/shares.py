@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 HALF_LIFE_MS = 24 * 3_600_000
+GROWTH_STEP_MS = 60_000
 _REBASE = 2.0**200
 
 
@@ -20,14 +21,19 @@ class Shares:
     half_life_ms: int = HALF_LIFE_MS
     weights: dict[str, float] = field(default_factory=dict)
     _since_ms: int | None = None
+    _grown_ms: int = -GROWTH_STEP_MS
+    _growth: float = 1.0
     _used: dict[Hashable, float] = field(default_factory=dict)
     total: float = 0.0
 
     def add(self, owner: str, account: str, gpu_ms: float, now_ms: int) -> None:
         """Note use (or take back what was noted too much, as a negative amount)."""
-        if self._since_ms is None:
-            self._since_ms = now_ms
-        grown = gpu_ms * 2.0 ** ((now_ms - self._since_ms) / self.half_life_ms)
+        if not 0 <= now_ms - self._grown_ms < GROWTH_STEP_MS:
+            if self._since_ms is None:
+                self._since_ms = now_ms
+            self._grown_ms = now_ms
+            self._growth = 2.0 ** ((now_ms - self._since_ms) / self.half_life_ms)
+        grown = gpu_ms * self._growth
         used = self._used
         used[owner] = used.get(owner, 0.0) + grown
         if account:
@@ -41,7 +47,8 @@ class Shares:
         scale = 2.0 ** (-(now_ms - (self._since_ms or now_ms)) / self.half_life_ms)
         self._used = {key: used * scale for key, used in self._used.items() if used * scale > 1e-6}
         self.total = sum(used for key, used in self._used.items() if isinstance(key, str))
-        self._since_ms = now_ms
+        self._since_ms = self._grown_ms = now_ms
+        self._growth = 1.0
 
     def share(self, owner: str) -> float:
         """A person's part of all recent use, 0–1; half of it when nobody else has used anything yet to compare with."""

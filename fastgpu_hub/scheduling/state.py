@@ -112,8 +112,8 @@ class State:
     preempting: dict[str, str] = field(default_factory=dict)
     turns: dict[str, int] = field(default_factory=dict)
     foretold: dict[str, tuple[int, int]] = field(default_factory=dict)
-    wait_low: Quantile = field(default_factory=lambda: Quantile((1 - COVERAGE) / 2, -1.0))
-    wait_high: Quantile = field(default_factory=lambda: Quantile((1 + COVERAGE) / 2, 1.0))
+    wait_low: Quantile = field(default_factory=lambda: Quantile((1 - COVERAGE) / 2, -2.0, 0.2))
+    wait_high: Quantile = field(default_factory=lambda: Quantile((1 + COVERAGE) / 2, 2.0, 0.2))
     arrivals: int = 0
     grants: int = 0
     version: int = 0

@@ -100,8 +100,9 @@ def test_a_listed_folder_gives_its_files_and_no_link_leads_out_of_it(data: Path,
     files = JobFiles(source_prefixes=[f"file://{data}/"])
     assert fetch(files, f"file://{data}/sub/with space.csv".replace(" ", "%20")) == b"x"
     (data / "link").symlink_to(tmp_path / "secret.txt")
+    (data / "away").symlink_to(tmp_path)
     os.mkfifo(data / "pipe")
-    for path in ("link", "sub", "none"):
+    for path in ("link", "away/secret.txt", "sub", "none"):
         with pytest.raises(CannotFetch):
             fetch(files, f"file://{data}/{path}")
     with pytest.raises(CannotFetch, match="is not a file"):

@@ -141,6 +141,7 @@ async def test_a_store_that_is_away_is_waited_for_and_the_job_says_so(keeper):
     assert keeper.ok(await keeper.broker.job(keeper.alice, job_id)).artifacts == "kept"
 
 
+@pytest.mark.slow
 async def test_a_store_that_is_away_for_a_day_is_given_up_and_the_owner_is_told(keeper):
     keeper.files.down = True
     job_id = await run(keeper, {"out/a": b"1"})
@@ -195,6 +196,7 @@ async def test_jobs_that_end_together_never_pass_the_quota_together(keeper):
     assert len(lying(keeper)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scope", "name", "counted"),
     [("class", "cs101", 30), ("site", "", 30), ("person", "bob", 10), ("member", "cs101", 10)],
@@ -208,6 +210,7 @@ async def test_a_quota_counts_whose_files_it_is_about(keeper, scope, name, count
     assert use.used == counted
 
 
+@pytest.mark.slow
 async def test_a_soft_quota_warns_and_keeps(keeper):
     await limit(keeper, 10, soft=True)
     job_id = await run(keeper, {"out/a": b"x" * 20})
@@ -222,6 +225,7 @@ async def test_a_quota_on_kept_files_forbids_no_job(keeper):
     assert job.held_micros == 500_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "code"),
     [({"max_artifacts": 2}, "too_many_artifacts"), ({"max_artifact_bytes": 20}, "artifacts_too_large")],
@@ -270,16 +274,18 @@ async def test_no_path_reads_anything_but_what_was_kept(keeper, path):
     assert (await keeper.broker.artifact(keeper.alice, job_id, path)).code == "not_found"
 
 
-@pytest.mark.parametrize("pattern", ["../*", "/etc/*", "a/../../b", "a//b", "a\nb", "x" * 400 + "/" * 50])
-async def test_a_pattern_that_leads_out_of_the_folder_is_refused_before_anything_is_held(keeper, pattern):
-    refused = await keeper.submit(outputs=(pattern,))
-    assert (refused.code, refused.message.split(" ")[:3]) == ("invalid_request", ["The", "output", "pattern"])
+async def test_a_pattern_that_leads_out_of_the_folder_is_refused_before_anything_is_held(keeper):
+    for pattern in ("../*", "/etc/*", "a/../../b", "a//b", "a\nb", "x" * 400 + "/" * 50):
+        refused = await keeper.submit(outputs=(pattern,))
+        assert (refused.code, refused.message[:19]) == ("invalid_request", "The output pattern "), pattern
+    assert await keeper.store.read(lambda uow: uow.open_holds()) == []
 
 
 async def test_without_an_artifact_store_outputs_are_refused(world):
     assert (await world.submit(outputs=("*",))).code == "invalid_request"
 
 
+@pytest.mark.slow
 async def test_the_largest_of_my_kept_files_come_first(keeper):
     small = await run(keeper, {"out/a": b"1"}, name="small")
     large = await run(keeper, {"out/a": b"1" * 50, "out/b": b"2"}, name="large")
@@ -292,6 +298,7 @@ async def test_the_largest_of_my_kept_files_come_first(keeper):
     ]
 
 
+@pytest.mark.slow
 async def test_keeping_again_replaces_and_follows_new_patterns(keeper):
     job_id = await run(keeper, {"out/a": b"1", "log.txt": b"l"})
     await keeper.settled()

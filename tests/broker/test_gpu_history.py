@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgpu_hub.broker.gpu_history import MOST_BUCKETS, History, Reading, reading, summary
@@ -58,6 +58,7 @@ def test_several_devices_are_read_as_one() -> None:
     assert read == Reading(50, 4 * GIB, 160 * GIB)
 
 
+@settings(max_examples=50)
 @given(
     st.lists(st.tuples(st.integers(-(10**6), 10**10), st.none() | st.integers(0, 100), st.none() | st.integers(0, 99))),
     st.integers(0, 10**13),

@@ -6,7 +6,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgpu_hub.broker import metrics
@@ -101,6 +101,7 @@ def test_thinning_keeps_first_last_lowest_and_highest_in_their_order(values: lis
         assert (min(shown), max(shown)) == (min(finite), max(finite))
 
 
+@settings(max_examples=50)
 @given(
     st.lists(
         st.tuples(

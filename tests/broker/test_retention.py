@@ -11,6 +11,7 @@ import pytest
 from fastgpu import models
 from fastgpu_hub.artifacts import JobFiles
 
+pytestmark = pytest.mark.slow  # a world each
 DAY_MS = 24 * 3600 * 1000
 
 

@@ -13,6 +13,8 @@ from fastgpu_hub.artifacts import JobFiles
 from fastgpu_hub.broker.ports.files import CannotFetch, FilesUnavailable
 from fastgpu_hub.broker.reconcile import reconcile
 
+pytestmark = pytest.mark.slow  # a world each
+
 
 class Addresses(JobFiles):
     """``test://`` addresses: what lies there, and whether it comes."""
@@ -137,6 +139,7 @@ async def test_what_an_earlier_job_of_mine_kept_can_be_a_source(fetcher):
     first = fetcher.ok(await fetcher.submit(outputs=("*.pt",)))
     fetcher.engine.put_file(first.id, "model.pt", b"weights")
     fetcher.engine.finish(first.id)
+    await settled(fetcher, first.id, "succeeded")
     # Named at once: it is waited for while it is being kept.
     second = fetcher.ok(await begin(fetcher, {"in/model.pt": f"artifact:{first.id}/model.pt"}))
     await settled(fetcher, second.id, "running")
@@ -186,25 +189,25 @@ async def test_a_store_that_does_not_give_out_an_artifact_fails_the_job_plainly(
 # ---------------------------------------------------------------- refused before anything is held
 
 
-@pytest.mark.parametrize(
-    ("sources", "part"),
-    [
-        ({"../up": "test://data/x"}, "leads out"),
-        ({"/abs": "test://data/x"}, "is absolute"),
-        ({"a": "test://other/x"}, "not below any"),
-        ({"a": "test://data/../x"}, ". or .."),
-        ({"a": "test://data/%2e%2e/x"}, ". or .."),
-        ({"a": "file:///etc/passwd"}, "not below any"),
-        ({"a": "http://169.254.169.254/latest"}, "not below any"),
-        ({"a": "simplecache::test://data/x"}, "holds ::"),
-        ({"a": "artifact:../x"}, "names no kept file"),
-        ({"a": "artifact:j-1"}, "names no kept file"),
-        ({"a": "test://data/x", "a/b": "test://data/x"}, "both a file and a folder"),
-    ],
-)
-async def test_a_source_that_is_not_allowed_is_refused_when_it_is_submitted(fetcher, sources, part):
-    refused = await begin(fetcher, sources)
-    assert (refused.code, part in refused.message) == ("invalid_request", True), refused
+NOT_ALLOWED = [
+    ({"../up": "test://data/x"}, "leads out"),
+    ({"/abs": "test://data/x"}, "is absolute"),
+    ({"a": "test://other/x"}, "not below any"),
+    ({"a": "test://data/../x"}, ". or .."),
+    ({"a": "test://data/%2e%2e/x"}, ". or .."),
+    ({"a": "file:///etc/passwd"}, "not below any"),
+    ({"a": "http://169.254.169.254/latest"}, "not below any"),
+    ({"a": "simplecache::test://data/x"}, "holds ::"),
+    ({"a": "artifact:../x"}, "names no kept file"),
+    ({"a": "artifact:j-1"}, "names no kept file"),
+    ({"a": "test://data/x", "a/b": "test://data/x"}, "both a file and a folder"),
+]
+
+
+async def test_a_source_that_is_not_allowed_is_refused_when_it_is_submitted(fetcher):
+    for sources, part in NOT_ALLOWED:
+        refused = await begin(fetcher, sources)
+        assert (refused.code, part in refused.message) == ("invalid_request", True), refused
 
 
 async def test_an_environment_or_lock_file_that_is_not_there_is_refused_with_those_that_are(fetcher):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,3 +92,11 @@ def readme(documents: list[Document]) -> Document:
 def written(documents: list[Document]) -> list[Document]:
     """Documents that people write: all but the reference, which is made from the code."""
     return [document for document in documents if document.path.parent.name != "reference"]
+
+
+@pytest.fixture(scope="session")
+def simulation() -> Any:
+    """The command line of ``python -m fastgpu_hub.simulate``."""
+    from fastgpu_hub.simulate.commands import app
+
+    return typer.main.get_command(app)

@@ -135,28 +135,6 @@ def test_every_command_of_the_service_shown_parses(written):
     assert parsed >= 5
 
 
-def simulation() -> Any:
-    from fastgpu_hub.simulate.commands import app
-
-    return typer.main.get_command(app)
-
-
-def test_every_command_of_the_simulation_shown_parses(written):
-    group = simulation()
-    parsed = 0
-    for document in written:
-        for line in document.commands:
-            if line.startswith("python -m fastgpu_hub.simulate "):
-                words = shlex.split(line, comments=True)[3:]
-                command = group.commands.get(words[0])
-                if command:
-                    command.make_context(words[0], words[1:])  # raises on an unknown option
-                else:
-                    group.make_context("simulate", words)
-                parsed += 1
-    assert parsed >= 8
-
-
 def cell_magics(document) -> Iterator[str]:
     lines = [line for block in document.code("python") for line in block.splitlines()]
     for line in (*lines, *document.spans):
@@ -176,13 +154,13 @@ def test_every_magic_shown_parses(written):
     assert parsed > 20
 
 
-def test_options_named_on_their_own_exist(written):
+def test_options_named_on_their_own_exist(written, simulation):
     known = {option for line in (*LINE_COMMANDS.values(), *CELL_COMMANDS.values()) for option in line.parser.options}
     for command in typer.main.get_command(cli.app).commands.values():
         known |= {option for parameter in command.params for option in parameter.opts}
     for group in typer.main.get_command(service_app).commands.values():
         known |= {option for command in group.commands.values() for par in command.params for option in par.opts}
-    for command in (simulation(), *simulation().commands.values()):
+    for command in (simulation, *simulation.commands.values()):
         known |= {option for parameter in command.params for option in parameter.opts}
     known |= {"--help"}
     named = {

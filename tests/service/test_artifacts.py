@@ -9,6 +9,8 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+pytestmark = pytest.mark.slow  # a service each
+
 
 async def kept(service: Any, files: dict[str, bytes], outputs: tuple[str, ...] = ("**",)) -> str:
     """A job of alice that ended, with these files kept."""
@@ -69,28 +71,27 @@ async def test_a_deleted_file_is_gone_since_a_date_and_deleting_it_again_is_no_f
     assert (await service.call("t-alice", "DELETE", f"{path}/never")).status_code == 404
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "..%2f..%2fetc%2fpasswd",
-        "%2e%2e/x",
-        "%252e%252e/x",
-        "%2fetc%2fpasswd",
-        "a%00",
-        "a%0a",
-        "%ff",
-        "~",
-        "*",
-        "a%2f..%2fa",
-    ],
-)
-async def test_no_written_path_reads_anything_but_what_was_kept(service: Any, path: str) -> None:
+WRITTEN = [
+    "..%2f..%2fetc%2fpasswd",
+    "%2e%2e/x",
+    "%252e%252e/x",
+    "%2fetc%2fpasswd",
+    "a%00",
+    "a%0a",
+    "%ff",
+    "~",
+    "*",
+    "a%2f..%2fa",
+]
+
+
+async def test_no_written_path_reads_anything_but_what_was_kept(service: Any) -> None:
     job_id = await kept(service, {"a": b"1"})
-    address = httpx.URL(f"{service.url}api/jobs/{job_id}/artifacts/").copy_with(
-        raw_path=f"/services/fastgpu/api/jobs/{job_id}/artifacts/{path}".encode()
-    )
-    answer = await service.client.get(address, headers={"Authorization": "token t-alice"})
-    assert answer.status_code in (400, 404, 422), answer.text
+    for path in WRITTEN:
+        raw = f"/services/fastgpu/api/jobs/{job_id}/artifacts/{path}".encode()
+        address = httpx.URL(service.url).copy_with(raw_path=raw)
+        answer = await service.client.get(address, headers={"Authorization": "token t-alice"})
+        assert answer.status_code in (400, 404, 422), (path, answer.text)
 
 
 async def test_a_name_of_any_letters_comes_back_under_its_own_name(service: Any) -> None:

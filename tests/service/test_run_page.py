@@ -71,6 +71,7 @@ async def test_it_shows_state_time_cost_figures_files_and_log(service: Any) -> N
     assert "/cancel" not in after
 
 
+@pytest.mark.slow
 async def test_it_is_linked_from_the_pages_of_student_and_teacher(service: Any) -> None:
     job = await service.running(name="train")
     link = f'href="/services/fastgpu/jobs/{job["id"]}">train</a>'
@@ -137,6 +138,7 @@ async def test_the_whole_log_is_a_file_of_every_byte(service: Any) -> None:
     assert (await service.call("t-alice", "GET", f"jobs/{empty['id']}/log.txt")).content == b""
 
 
+@pytest.mark.slow
 async def test_a_run_whose_files_are_gone_keeps_its_figures_and_says_so(service: Any) -> None:
     job = await service.running()
     service.engine.log_metric(job["id"], "accuracy", 0.97, 30)

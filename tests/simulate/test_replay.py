@@ -227,14 +227,14 @@ def test_predictions_are_those_of_the_moment_of_submission(work):
 
 
 def test_starts_are_foretold_of_jobs_that_wait_at_even_distances(work, monkeypatch):
-    jobs = work(*[("ann", 4, place, 100) for place in range(9)])
+    jobs = work(("ann", 4, 0, 100), *[("ann", 4, 200 + place, 100) for place in range(9)])
     outcome = replay(jobs, "fifo")
-    assert list(outcome.foretold) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert list(outcome.foretold) == [2, 3, 4, 5, 6, 7, 8, 9]
     assert all(start.early_ms <= start.likely_ms <= start.late_ms for start in outcome.foretold.values())
     likely = [start.likely_ms for start in outcome.foretold.values()]
     assert likely == sorted(likely)
     monkeypatch.setattr(replaying, "MOST_FORETOLD", 3)
-    assert list(replay(jobs, "fifo").foretold) == [3, 6]
+    assert list(replay(jobs, "fifo").foretold) == [4, 7]
 
 
 def test_an_oracle_is_told_the_run_times_and_nobody_else(work):
