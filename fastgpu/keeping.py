@@ -140,5 +140,3 @@ class AsyncKeeping:
     async def delete_artifacts(self, job_id: str, path: str | None = None) -> None:
         """Delete all that is kept of a job, or one file of it."""
         await self.send(delete_artifacts(job_id, path))
-
-

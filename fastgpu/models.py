@@ -1032,14 +1032,29 @@ class WhyStep(Answer):
     detail: dict[str, Any] = {}
 
 
+class RunEstimate(Answer):
+    """How long something will run, by what is known of others like it: the likely time, and bounds that four of five
+    fall into."""
+
+    low_seconds: int
+    likely_seconds: int
+    high_seconds: int
+
+
 class Why(Answer):
-    """Why a job or lease is where it is, and how it came there."""
+    """Why a job or lease is where it is, and how it came there.
+
+    ``sooner`` are ways to start one that waits sooner, or for less, with their numbers; ``frees_at`` of each is when.
+    ``run`` is how long it is expected to run.
+    """
 
     id: str
     state: str
     explanation: Explanation
     history: tuple[WhyStep, ...] = ()
     currency: str = ""
+    sooner: tuple[Explanation, ...] = ()
+    run: RunEstimate | None = None
 
 
 class InventoryGpu(Answer):

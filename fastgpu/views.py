@@ -320,9 +320,22 @@ def why(answer: models.Why, lens: Lens) -> View:
     """The reason for the present state and the events that led to it."""
     rows = tuple((lens.exactly(step.at), step_words(step, answer.currency, lens.at)) for step in answer.history)
     state = one_line(answer.state).replace("_", " ")
-    facts = (("state", state), ("why", explain(answer.explanation, lens)))
-    table = Table(("when", "what happened"), rows, caption="How it came to this")
-    return View(f"Why {one_line(answer.id)}", lens.now, facts, (table,))
+    facts: list[tuple[str, Cell]] = [("state", state), ("why", explain(answer.explanation, lens))]
+    if answer.run:
+        facts.append(("expected to run", run_words(answer.run)))
+    tables = [Table(("when", "what happened"), rows, caption="How it came to this")]
+    if answer.sooner:
+        options = tuple((explain(option, lens),) for option in answer.sooner)
+        tables.insert(0, Table(("what would help",), options, caption="To start it sooner, or for less"))
+    return View(f"Why {one_line(answer.id)}", lens.now, tuple(facts), tuple(tables))
+
+
+def run_words(run: models.RunEstimate) -> str:
+    """An expected run time with its bounds: ``about 12 min (4 min to 1 h)``."""
+    low, likely, high = (
+        format_duration(max(1, value)) for value in (run.low_seconds, run.likely_seconds, run.high_seconds)
+    )
+    return f"about {likely}" if low == high else f"about {likely} ({low} to {high})"
 
 
 def explanation(answer: models.Explanation, lens: Lens) -> View:

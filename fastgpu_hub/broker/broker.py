@@ -183,7 +183,7 @@ class Broker(Arrays, Results, Archive):
             )
             lifecycle.request(uow, workload, now_ms, self.settings)
             admitted[:] = [Admitted(workload, Rules.load(uow))]
-            return views.lease(uow, workload, self._live(), uow.promotion_names())
+            return views.lease(uow, workload, self._live_of_new(), uow.promotion_names())
 
         answer = await self._write(actor, key, models.Lease, admit)
         return await self._queued(answer, admitted, self._lease_view)

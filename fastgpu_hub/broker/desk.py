@@ -28,6 +28,7 @@ from fastgpu_hub.broker.rules import own_customer
 from fastgpu_hub.broker.run_keeper import progress_of
 from fastgpu_hub.broker.runtime import Runtime
 from fastgpu_hub.broker.settings import Settings
+from fastgpu_hub.broker.sooner import sooner
 from fastgpu_hub.broker.views import Live
 from fastgpu_hub.broker.watch import Checked
 from fastgpu_hub.pricing.explain import Refused
@@ -91,9 +92,14 @@ class Desk:
             queue.runs if queue else {},
             {job_id: value for job_id, value in told.items() if value is not None},
             {w.id: self.engine.log_size(w.id) for w in workloads if w.kind == "job"},
-            self._gpus_held(),
+            GpusHeld() if workloads else self._gpus_held(),
             self.settings.time_zone,
         )
+
+    def _live_of_new(self) -> Live:
+        """What stands in no table, for the view of what is just being admitted: it is in no queue yet."""
+        now_ms, devices = self.clock.now_ms(), self.runtime.gpus.devices
+        return Live(now_ms, self.settings.currency, devices, time_zone=self.settings.time_zone)
 
     def _gpus_held(self) -> GpusHeld:
         """GPUs held under each limit, and when they come back at the latest."""
@@ -284,7 +290,9 @@ class Desk:
 
         def look(uow: UnitOfWork) -> models.Why:
             workload = self._visible(uow, actor, workload_id)
-            return views.why(uow, workload, self._live([workload]))
+            live, queue = self._live([workload]), self.runtime.queue
+            reason = live.waiting.get(workload.id)
+            return views.why(uow, workload, live, sooner(uow, workload, reason, queue, live.now_ms, self.settings))
 
         return await self._read(look)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class Intake(Office):
             needs = self._needed(uow, actor, request)
             workload = self._wanted(uow, actor, request)
             self._admit(uow, [workload], needs, admitted)
-            return views.job(uow, workload, self._live(), uow.promotion_names())
+            return views.job(uow, workload, self._live_of_new(), uow.promotion_names())
 
         answer = await self._write(actor, key, models.Job, admit)
         return await self._queued(answer, admitted, self._job_view)
@@ -111,7 +112,7 @@ class Intake(Office):
             spec=request.model_dump(mode="json", exclude={"sweep"}),
             fingerprint=request.fingerprint,
         )
-        wait_ms = self._wait_ms(request.gpu_type)
+        wait_ms = self._wait_ms(request.gpu_type) if request.start == deferral.CHEAPEST else None
         return deferral.planned(uow, workload, request, workload.requested_ms, wait_ms, self.settings)
 
     def _admit(
@@ -161,6 +162,7 @@ class Intake(Office):
         if isinstance(answer, Refused) or not admitted:
             return answer
         self._arrived(admitted)
+        await asyncio.sleep(0)  # what follows from it begins before the answer is written
         first = admitted[0].workload
         if admitted[0].hindrance is None:
             # When its GPUs are being given to it already, there is no place to tell.

@@ -12,7 +12,8 @@ from fastgpu_hub.broker.ports.records import Workload
 from fastgpu_hub.broker.ports.store import UnitOfWork
 from fastgpu_hub.broker.ports.world import Clock
 from fastgpu_hub.broker.settings import Settings
-from fastgpu_hub.scheduling import scheduler
+from fastgpu_hub.pricing.explain import Explained
+from fastgpu_hub.scheduling import scheduler, why
 from fastgpu_hub.scheduling.inventory import Device
 from fastgpu_hub.scheduling.overview import Overview, overview
 from fastgpu_hub.scheduling.policies import Want, policy_of
@@ -74,6 +75,12 @@ class Queue:
             self._looked_at = time.monotonic()
             self._took_seconds = self._looked_at - began
             return known
+
+    def sooner(self, workload_id: str, now_ms: int) -> tuple[Explained, ...]:
+        """What would start a waiting workload sooner, as the scheduler sees it."""
+        with self._lock:
+            want = self.state.waiting(workload_id)
+            return why.sooner(self.state, want, now_ms) if want is not None else ()
 
     def learn(self, past: Iterable[tuple[Want, Workload]]) -> None:
         """Learn run times from workloads that have ended, oldest first; before anything else is told."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import TypeVar
@@ -357,14 +357,24 @@ def _range(name: str, instants: Ends | None) -> dict[str, object]:
     return {name: instant(likely_ms), f"{name}_early": instant(early_ms), f"{name}_late": instant(late_ms)}
 
 
-def why(uow: UnitOfWork, workload: Workload, live: Live) -> models.Why:
-    """The explanation with the recorded history."""
+def why(uow: UnitOfWork, workload: Workload, live: Live, sooner: Iterable[Explained] = ()) -> models.Why:
+    """The explanation with the recorded history, and what would start it sooner."""
     return models.Why(
         id=workload.id,
         state=workload.outcome or workload.state,
         explanation=explanation(why_now(uow, workload, live)),
         history=tuple(models.WhyStep(at=at(e.at_ms), kind=e.kind, detail=e.detail) for e in uow.events(workload.id)),
         currency=live.currency,
+        sooner=tuple(explanation(option) for option in sooner),
+        run=_run(live.runs.get(workload.id)) if workload.state != "ended" else None,
+    )
+
+
+def _run(run: Prediction | None) -> models.RunEstimate | None:
+    if run is None:
+        return None
+    return models.RunEstimate(
+        low_seconds=run.low_ms // 1000, likely_seconds=run.likely_ms // 1000, high_seconds=-(-run.high_ms // 1000)
     )
 
 

@@ -81,7 +81,7 @@ def _of_pylock(base: str, text: str) -> list[str]:
 def _package(base: str, package: Any) -> str:
     if not isinstance(package, dict) or not all(isinstance(package.get(key), str) for key in ("name", "version")):
         raise ValueError(f"{base} holds a package without name or version; folders and repositories are not taken.")
-    marker = package.get("marker")
+    marker: Any = package.get("marker")
     try:
         condition = f" ; {Marker(marker)}" if isinstance(marker, str) else ""
     except InvalidMarker:

@@ -7,18 +7,14 @@ one sum over a small table.
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import (
     BigInteger,
     Boolean,
     CheckConstraint,
     Column,
-    Float,
     ForeignKey,
     Index,
     Integer,
-    MetaData,
     String,
     Table,
     Text,
@@ -26,30 +22,10 @@ from sqlalchemy import (
     text,
 )
 
-metadata = MetaData(
-    naming_convention={
-        "pk": "pk_%(table_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-    }
-)
-
-# SQLite counts ids by itself only for INTEGER, which has 64 bits there.
-_Id = BigInteger().with_variant(Integer, "sqlite")
-
-
-def _id() -> Column[int]:
-    return Column("id", _Id, primary_key=True, autoincrement=True)
-
-
-def _not_negative(*columns: str) -> list[CheckConstraint]:
-    return [CheckConstraint(f"{column} >= 0", name=f"{column}_not_negative") for column in columns]
-
-
-def _where(condition: str) -> dict[str, Any]:
-    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
-
+from fastgpu_hub.store.columns import id_column, metadata, not_negative, where
+from fastgpu_hub.store.job_schema import artifacts as artifacts
+from fastgpu_hub.store.job_schema import dependencies as dependencies
+from fastgpu_hub.store.job_schema import run_records as run_records
 
 # With the kind, though it is the same in all of a partial index: SQLite looks for it there.
 _SUMMED = ("gpu_type", "amount_micros", "gpu_ms", "kind")
@@ -97,7 +73,7 @@ workloads = Table(
     Column("files_removed_ms", BigInteger),
     Column("artifacts", String),
     Column("artifacts_note", Text),
-    *_not_negative("gpu_count", "time_limit_ms", "max_cost_micros"),
+    *not_negative("gpu_count", "time_limit_ms", "max_cost_micros"),
     CheckConstraint("state IN ('queued', 'granted', 'running', 'stopping', 'ended')", name="state"),
     Index("ix_workloads_state", "state", "requested_ms"),
     Index("ix_workloads_owner", "owner", "requested_ms"),
@@ -105,49 +81,13 @@ workloads = Table(
     Index("ix_workloads_fingerprint", "fingerprint", "requested_ms"),
     Index("ix_workloads_array", "array_id", "array_index"),
     Index("ix_workloads_retry", "retry_of", "attempt"),
-    Index("ix_workloads_keeping", "id", **_where("artifacts = 'keeping'")),
-)
-
-dependencies = Table(
-    "dependencies",
-    metadata,
-    Column("workload_id", String, ForeignKey("workloads.id"), primary_key=True),
-    Column("needs_id", String, ForeignKey("workloads.id"), primary_key=True),
-    Index("ix_dependencies_needs_id", "needs_id"),
-)
-
-artifacts = Table(
-    "artifacts",
-    metadata,
-    _id(),
-    Column("workload_id", String, ForeignKey("workloads.id"), nullable=False),
-    Column("owner", String, nullable=False),
-    Column("path", Text, nullable=False),
-    Column("size_bytes", BigInteger, nullable=False),
-    Column("url", Text, nullable=False),
-    Column("created_ms", BigInteger, nullable=False),
-    Column("deleted_ms", BigInteger),
-    Index("ix_artifacts_workload_id", "workload_id", "id"),
-    Index("ix_artifacts_owner", "owner", "deleted_ms"),
-    Index("ix_artifacts_created_ms", "created_ms", **_where("deleted_ms IS NULL")),
-    Index("ix_artifacts_left", "id", **_where("deleted_ms IS NOT NULL AND url <> ''")),
-    sqlite_autoincrement=True,
-)
-
-# Beside the workloads, whose rows are read all the time: this is looked at only when somebody asks for one run.
-run_records = Table(
-    "run_records",
-    metadata,
-    Column("workload_id", String, ForeignKey("workloads.id"), primary_key=True),
-    Column("metrics", Text, nullable=False),
-    Column("gpu_use", Text),
-    Column("progress", Float),
+    Index("ix_workloads_keeping", "id", **where("artifacts = 'keeping'")),
 )
 
 workload_events = Table(
     "workload_events",
     metadata,
-    _id(),
+    id_column(),
     Column("workload_id", String, ForeignKey("workloads.id"), nullable=False),
     Column("at_ms", BigInteger, nullable=False),
     Column("kind", String, nullable=False),
@@ -159,7 +99,7 @@ workload_events = Table(
 holds = Table(
     "holds",
     metadata,
-    _id(),
+    id_column(),
     Column("workload_id", String, ForeignKey("workloads.id"), nullable=False),
     Column("owner", String, nullable=False),
     Column("account", String, nullable=False),
@@ -169,7 +109,7 @@ holds = Table(
     Column("state", String, nullable=False),
     Column("resolved_ms", BigInteger),
     CheckConstraint("state IN ('open', 'settled', 'voided')", name="state"),
-    Index("ix_holds_open_workload_id", "workload_id", unique=True, **_where("state = 'open'")),
+    Index("ix_holds_open_workload_id", "workload_id", unique=True, **where("state = 'open'")),
     sqlite_autoincrement=True,
 )
 
@@ -193,7 +133,7 @@ hold_lines = Table(
     Column("stacked_promotion_id", BigInteger),
     Column("gpu_ms", BigInteger, nullable=False),
     Column("saved_micros", BigInteger, nullable=False, server_default=text("0")),
-    *_not_negative("gpu_count", "rate_micros", "list_rate_micros", "amount_micros", "gpu_ms"),
+    *not_negative("gpu_count", "rate_micros", "list_rate_micros", "amount_micros", "gpu_ms"),
     CheckConstraint("from_ms <= until_ms", name="interval"),
     Index("ix_hold_lines_account", "account", "from_ms"),
     Index("ix_hold_lines_owner", "owner", "from_ms"),
@@ -205,7 +145,7 @@ hold_lines = Table(
 transfers = Table(
     "transfers",
     metadata,
-    _id(),
+    id_column(),
     Column("kind", String, nullable=False),
     Column("debit", String, nullable=False),
     Column("credit", String, nullable=False),
@@ -229,30 +169,30 @@ transfers = Table(
     Column("grant_id", BigInteger),
     Column("note", String, nullable=False),
     Column("made_by", String, nullable=False),
-    *_not_negative("amount_micros", "gpu_count", "rate_micros", "list_rate_micros", "gpu_ms"),
+    *not_negative("amount_micros", "gpu_count", "rate_micros", "list_rate_micros", "gpu_ms"),
     CheckConstraint("debit <> credit", name="two_accounts"),
     CheckConstraint("from_ms <= until_ms", name="interval"),
     Index("ix_transfers_workload_id", "workload_id"),
-    Index("ix_transfers_credits", "kind", "debit", "credit", **_where("kind <> 'charge'")),
-    Index("ix_transfers_account", "debit", "from_ms", "owner", *_SUMMED, **_where("kind = 'charge'")),
-    Index("ix_transfers_owner", "owner", "from_ms", "debit", *_SUMMED, **_where("kind = 'charge'")),
-    Index("ix_transfers_from_ms", "from_ms", *_SUMMED, **_where("kind = 'charge'")),
-    Index("ix_transfers_refunds", "credit", "from_ms", "owner", *_SUMMED, **_where("kind = 'refund'")),
-    Index("ix_transfers_reverses", "reverses", unique=True, **_where("reverses IS NOT NULL")),
+    Index("ix_transfers_credits", "kind", "debit", "credit", **where("kind <> 'charge'")),
+    Index("ix_transfers_account", "debit", "from_ms", "owner", *_SUMMED, **where("kind = 'charge'")),
+    Index("ix_transfers_owner", "owner", "from_ms", "debit", *_SUMMED, **where("kind = 'charge'")),
+    Index("ix_transfers_from_ms", "from_ms", *_SUMMED, **where("kind = 'charge'")),
+    Index("ix_transfers_refunds", "credit", "from_ms", "owner", *_SUMMED, **where("kind = 'refund'")),
+    Index("ix_transfers_reverses", "reverses", unique=True, **where("reverses IS NOT NULL")),
     sqlite_autoincrement=True,
 )
 
 prices = Table(
     "prices",
     metadata,
-    _id(),
+    id_column(),
     Column("gpu_type", String, nullable=False),
     Column("per_gpu_hour_micros", BigInteger, nullable=False),
     Column("per_task_hour_micros", BigInteger, nullable=False),
     Column("per_start_micros", BigInteger, nullable=False),
     Column("valid_from_ms", BigInteger, nullable=False),
     Column("created_by", String, nullable=False),
-    *_not_negative("per_gpu_hour_micros", "per_task_hour_micros", "per_start_micros"),
+    *not_negative("per_gpu_hour_micros", "per_task_hour_micros", "per_start_micros"),
     sqlite_autoincrement=True,
 )
 
@@ -260,7 +200,7 @@ prices = Table(
 promotions = Table(
     "promotions",
     metadata,
-    _id(),
+    id_column(),
     Column("family", BigInteger),
     Column("version", Integer, nullable=False),
     Column("name", String, nullable=False),
@@ -282,9 +222,9 @@ promotions = Table(
     Column("max_per_person", Integer, nullable=False),
     Column("budget_micros", BigInteger),
     Column("created_by", String, nullable=False),
-    *_not_negative("fixed_per_gpu_hour_micros", "free_gpu_ms", "credit_micros", "max_redemptions", "budget_micros"),
+    *not_negative("fixed_per_gpu_hour_micros", "free_gpu_ms", "credit_micros", "max_redemptions", "budget_micros"),
     CheckConstraint("percent_off BETWEEN 0 AND 100", name="percent_off"),
-    Index("ix_promotions_family", "family", "version", unique=True, **_where("family IS NOT NULL")),
+    Index("ix_promotions_family", "family", "version", unique=True, **where("family IS NOT NULL")),
     sqlite_autoincrement=True,
 )
 
@@ -296,14 +236,14 @@ promotion_codes = Table(
     Column("max_uses", Integer),
     Column("created_ms", BigInteger, nullable=False),
     Column("created_by", String, nullable=False),
-    *_not_negative("max_uses"),
+    *not_negative("max_uses"),
     Index("ix_promotion_codes_family", "family"),
 )
 
 redemptions = Table(
     "redemptions",
     metadata,
-    _id(),
+    id_column(),
     Column("family", BigInteger, ForeignKey("promotions.id"), nullable=False),
     Column("owner", String, nullable=False),
     Column("account", String, nullable=False),
@@ -317,7 +257,7 @@ redemptions = Table(
 quotas = Table(
     "quotas",
     metadata,
-    _id(),
+    id_column(),
     Column("scope", String, nullable=False),
     Column("name", String, nullable=False),
     Column("metric", String, nullable=False),
@@ -329,27 +269,27 @@ quotas = Table(
     Column("starts_ms", BigInteger),
     Column("ends_ms", BigInteger),
     Column("rolling_ms", BigInteger),
-    *_not_negative("maximum"),
+    *not_negative("maximum"),
     sqlite_autoincrement=True,
 )
 
 quota_extras = Table(
     "quota_extras",
     metadata,
-    _id(),
+    id_column(),
     Column("quota_id", BigInteger, nullable=False),
     Column("owner", String, nullable=False),
     Column("amount", BigInteger, nullable=False),
     Column("from_ms", BigInteger, nullable=False),
     Column("until_ms", BigInteger),
-    *_not_negative("amount"),
+    *not_negative("amount"),
     sqlite_autoincrement=True,
 )
 
 grants = Table(
     "grants",
     metadata,
-    _id(),
+    id_column(),
     Column("account", String, nullable=False),
     Column("amount_micros", BigInteger, nullable=False),
     Column("granted_ms", BigInteger, nullable=False),
@@ -359,17 +299,17 @@ grants = Table(
     Column("source", String, nullable=False),
     Column("note", String, nullable=False),
     Column("made_by", String, nullable=False),
-    *_not_negative("amount_micros"),
+    *not_negative("amount_micros"),
     CheckConstraint("rollover_percent BETWEEN 0 AND 100", name="rollover_percent"),
     Index("ix_grants_account", "account"),
-    Index("ix_grants_expires_ms", "expires_ms", **_where("expires_ms IS NOT NULL")),
+    Index("ix_grants_expires_ms", "expires_ms", **where("expires_ms IS NOT NULL")),
     sqlite_autoincrement=True,
 )
 
 asks = Table(
     "asks",
     metadata,
-    _id(),
+    id_column(),
     Column("owner", String, nullable=False),
     Column("account", String, nullable=False),
     Column("quota_id", BigInteger),
@@ -380,7 +320,7 @@ asks = Table(
     Column("decided_ms", BigInteger),
     Column("decided_by", String, nullable=False),
     Column("answer", Text, nullable=False),
-    *_not_negative("amount"),
+    *not_negative("amount"),
     CheckConstraint("state IN ('open', 'approved', 'declined', 'withdrawn')", name="state"),
     Index("ix_asks_owner", "owner"),
     Index("ix_asks_state", "state"),
@@ -390,7 +330,7 @@ asks = Table(
 notices = Table(
     "notices",
     metadata,
-    _id(),
+    id_column(),
     Column("owner", String, nullable=False),
     Column("at_ms", BigInteger, nullable=False),
     Column("kind", String, nullable=False),
@@ -417,7 +357,7 @@ idempotency_keys = Table(
 audit = Table(
     "audit",
     metadata,
-    _id(),
+    id_column(),
     Column("at_ms", BigInteger, nullable=False),
     Column("actor", String, nullable=False),
     Column("action", String, nullable=False),
