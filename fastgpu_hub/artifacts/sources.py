@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 import posixpath
@@ -19,6 +20,7 @@ from fastgpu_hub.pricing.explain import Refused
 
 PART_BYTES = 1 << 20
 _READ_SECONDS = 60
+_CLOSE_SECONDS = 5
 
 
 def shown(address: str) -> str:
@@ -132,10 +134,12 @@ def copy(source: BinaryIO, into: BinaryIO, limit_bytes: int, go_on: Callable[[],
 
 def close(system: Any) -> None:
     """Close a file system's connections, where it has any."""
-    session = getattr(system, "_s3creator", None) or getattr(system, "_session", None)
-    if session is not None and system.loop is not None:
-        with suppress(Exception):  # what cannot be closed is closed with the process
-            system.close_session(system.loop, session)
+    client, session = getattr(system, "_s3creator", None), getattr(system, "_session", None)
+    if client is None and session is None:
+        return
+    closing = session.close() if client is None else client.__aexit__(None, None, None)
+    with suppress(Exception):  # what cannot be closed is closed with the process
+        asyncio.run_coroutine_threadsafe(closing, system.loop).result(_CLOSE_SECONDS)
 
 
 # ---------------------------------------------------------------- http

@@ -34,6 +34,10 @@ class Rules:
     extras: tuple[Extra, ...] = ()
     version: str = ""
 
+    def prices(self, spot_percent_off: int | None) -> PriceBook:
+        """The list prices; of spot jobs that are so many percent cheaper, theirs."""
+        return self.book if spot_percent_off is None else self.book.spot(spot_percent_off)
+
     @classmethod
     def load(cls, uow: UnitOfWork) -> Rules:
         """As they stand in this transaction. Read again only after a change."""
@@ -55,10 +59,13 @@ class Rules:
         ]
 
 
-@lru_cache(maxsize=4)
-def rate_card(rules: Rules, time_zone: str) -> RateCard:
-    """All prices of these rules, prepared; lines are cut at the zone's midnights and changes of clock."""
-    return RateCard(rules.book, rules.promotions, time_zone=time_zone)
+@lru_cache(maxsize=8)
+def rate_card(rules: Rules, time_zone: str, spot_percent_off: int | None = None) -> RateCard:
+    """All prices of these rules, prepared; lines are cut at the zone's midnights and changes of clock.
+
+    The spot price takes the place of the list price: promotions apply to it as to that.
+    """
+    return RateCard(rules.prices(spot_percent_off), rules.promotions, time_zone=time_zone)
 
 
 # Each change has a version of its own, drawn at random, so that no two stores or attempts share one.
@@ -67,13 +74,14 @@ _latest: Rules | None = None
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """Who wants which GPUs, paid by whom, under which code, for at most how much."""
+    """Who wants which GPUs, paid by whom, under which code, for at most how much; so many percent off as a spot job."""
 
     customer: Customer
     gpu_type: str
     gpu_count: int
     promo_code: str | None = None
     max_cost_micros: int | None = None
+    spot_percent_off: int | None = None
 
 
 def folded(code: str) -> str:
@@ -125,10 +133,13 @@ class Desired:
         self._funds = funds.Funds(uow, wish.customer.account, now_ms, settings.time_zone)
         self._states: dict[tuple[int, tuple[int | None, int | None]], QuotaState] = {}
 
+    def _card(self) -> RateCard:
+        return rate_card(self._rules, self._settings.time_zone, self.wish.spot_percent_off)
+
     def lines(self, from_ms: int, until_ms: int, *, starts: bool = True) -> tuple[Line, ...]:
         """Lines of the interval at the prices to come. Raises Refusal (``no_price``, ``invalid_request``)."""
         try:
-            return rate_card(self._rules, self._settings.time_zone).quote(
+            return self._card().quote(
                 self.wish.customer,
                 self.wish.gpu_type,
                 self.wish.gpu_count,
@@ -166,7 +177,7 @@ class Desired:
         """
         until_ms = latest_ms + duration_ms
         self.lines(earliest_ms, until_ms)  # refuses what has no price somewhere
-        card, wish = rate_card(self._rules, self._settings.time_zone), self.wish
+        card, wish = self._card(), self.wish
         timeline = card.timeline(
             *(wish.customer, wish.gpu_type, wish.gpu_count, earliest_ms, until_ms),
             quotas=self._limits,

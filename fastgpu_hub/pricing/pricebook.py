@@ -5,11 +5,14 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from fastgpu_hub.pricing import fractions
 
 # More parts of GPUs than a site offers; beyond that their versions are worked out anew each time.
 _MOST_PARTS_KEPT = 1024
+# Behind a GPU type: the price of its spot jobs.
+SPOT = ".spot"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,16 @@ class PriceBook:
                 of_type.pop()
             of_type.append(version)
         self._in_force: dict[str, tuple[list[int], list[PriceVersion]]] = {}
+        self._spot: dict[int, PriceBook] = {}
+
+    def spot(self, percent_off: int) -> PriceBook:
+        """The prices of spot jobs: so many percent less than the price of the GPU type, each rounded down.
+
+        From the first version of ``TYPE.spot`` on, that is the price. Raises ValueError unless 0 <= percent_off < 100.
+        """
+        if percent_off not in self._spot:
+            self._spot[percent_off] = _SpotBook(self, percent_off)
+        return self._spot[percent_off]
 
     def version_at(self, gpu_type: str, at_ms: int) -> PriceVersion | None:
         """The version valid at ``at_ms``, with the type's own rate; None when the type has no price then."""
@@ -76,17 +89,44 @@ class PriceBook:
         known = self._in_force.get(gpu_type)
         if known is not None:
             return known
-        versions = self._versions.get(gpu_type, [])
-        part = fractions.part_of(gpu_type)
-        if part is not None:
-            whole, fraction = part
-            inherited = [
-                replace(version, gpu_type=gpu_type, rate=fractions.slice_rate(version.rate, fraction))
-                for version in self._of(whole)[1]
-                if not versions or version.valid_from_ms < versions[0].valid_from_ms
-            ]
-            versions = [*inherited, *versions]
+        versions = self._found(gpu_type)
         found = [version.valid_from_ms for version in versions], versions
         if versions and len(self._in_force) < _MOST_PARTS_KEPT:
             self._in_force[gpu_type] = found
         return found
+
+    def _found(self, gpu_type: str) -> list[PriceVersion]:
+        own, part = self._versions.get(gpu_type, []), fractions.part_of(gpu_type)
+        if part is None:
+            return own
+        whole, fraction = part
+        return _inherited(self._of(whole)[1], own, gpu_type, fraction)
+
+
+class _SpotBook(PriceBook):
+    """The spot prices that follow from a book."""
+
+    def __init__(self, full: PriceBook, percent_off: int) -> None:
+        super().__init__(())
+        if not 0 <= percent_off < 100:
+            raise ValueError(f"a spot price is from 0 to 99 percent less, not {percent_off}")
+        self._full, self._fraction = full, Fraction(100 - percent_off, 100)
+
+    def gpu_types(self) -> list[str]:
+        return [gpu_type for gpu_type in self._full.gpu_types() if not gpu_type.endswith(SPOT)]
+
+    def _found(self, gpu_type: str) -> list[PriceVersion]:
+        own = [replace(version, gpu_type=gpu_type) for version in self._full._versions.get(gpu_type + SPOT, ())]
+        return _inherited(self._full._of(gpu_type)[1], own, gpu_type, self._fraction)
+
+
+def _inherited(
+    whole: Iterable[PriceVersion], own: list[PriceVersion], gpu_type: str, fraction: Fraction
+) -> list[PriceVersion]:
+    """A type's own versions; before the first of them a part of those of what it is a part of."""
+    before = [
+        replace(version, gpu_type=gpu_type, rate=fractions.slice_rate(version.rate, fraction))
+        for version in whole
+        if not own or version.valid_from_ms < own[0].valid_from_ms
+    ]
+    return [*before, *own]

@@ -63,7 +63,7 @@ def lease_message(lease: Lease) -> str:
     reason = f" {lease.explanation.message}" if lease.explanation else ""
     if lease.state is LeaseState.queued:
         place = f"Place {lease.queue_place} in the queue" if lease.queue_place is not None else "In the queue"
-        start = f" Expected to start by {format_date_time(lease.eta_start)}." if lease.eta_start else ""
+        start = f" Will probably start {format_date_time(lease.eta_start)}." if lease.eta_start else ""
         return f"{place} for {gpus}.{reason}{start}"
     if lease.state is LeaseState.granted:
         return f"Got {gpus}. Starting the server."

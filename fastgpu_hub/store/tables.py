@@ -22,7 +22,8 @@ from sqlalchemy import (
     text,
 )
 
-from fastgpu_hub.store.columns import id_column, metadata, not_negative, where
+from fastgpu_hub.store.columns import id_column, not_negative, where
+from fastgpu_hub.store.columns import metadata as metadata
 from fastgpu_hub.store.job_schema import artifacts as artifacts
 from fastgpu_hub.store.job_schema import dependencies as dependencies
 from fastgpu_hub.store.job_schema import run_records as run_records
@@ -69,7 +70,8 @@ workloads = Table(
     Column("attempt", Integer, nullable=False, server_default="1"),
     Column("not_before_ms", BigInteger),
     Column("quoted_micros", BigInteger),
-    Column("spot", Boolean, nullable=False, server_default=false()),
+    Column("spot_percent_off", Integer),
+    Column("interruptions", Integer, nullable=False, server_default="0"),
     Column("files_removed_ms", BigInteger),
     Column("artifacts", String),
     Column("artifacts_note", Text),

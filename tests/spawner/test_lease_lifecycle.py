@@ -122,7 +122,7 @@ async def test_progress_tells_place_and_reason_as_they_change(make_spawner, serv
     assert messages == [
         "Asking for 1 × h100-80gb",
         "Place 3 in the queue for 1 × h100-80gb. All 4 GPUs are in use.",
-        "Place 1 in the queue for 1 × h100-80gb. <b>Bob</b> ends soon. Expected to start by Tue 1 Dec 2026, 12:00 UTC.",
+        "Place 1 in the queue for 1 × h100-80gb. <b>Bob</b> ends soon. Will probably start Tue 1 Dec 2026, 12:00 UTC.",
         "Got 1 × h100-80gb. Starting the server.",
         "Spawning server...",
     ]

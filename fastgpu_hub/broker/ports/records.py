@@ -61,7 +61,8 @@ class Workload:
     attempt: int = 1
     not_before_ms: int | None = None
     quoted_micros: int | None = None
-    spot: bool = False
+    spot_percent_off: int | None = None
+    interruptions: int = 0
     files_removed_ms: int | None = None
     artifacts: str | None = None
     artifacts_note: Explained | None = None

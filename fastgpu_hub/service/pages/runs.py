@@ -25,11 +25,13 @@ async def job_page(visit: Visit) -> Page:
     found = [] if run.job.files_removed_at else await broker.job_files(actor, job_id)
     files = [] if isinstance(found, Refused) else found
     log, log_bytes = await _log_tail(visit, run)
+    waits = run.job.state.value == "queued"
     return Page(
         "run.html",
         {
             "run": run,
             "job": run.job,
+            "sooner": must(await broker.why(actor, job_id)).sooner if waits else (),
             "command": shlex.join(run.argv),
             "times": times(run.job, visit.now),
             "charts": {metric.name: charts.of_metric(metric) for metric in run.metrics},
