@@ -449,7 +449,10 @@ class Problem(Answer):
 
 
 class QuoteRequest(Request):
-    """What would this cost? ``account`` defaults to the caller's first class, else to the caller's own account."""
+    """What would this cost? ``account`` defaults to the caller's first class, else to the caller's own account.
+
+    ``spot``: as a spot job, which is cheaper and may be interrupted.
+    """
 
     gpu_type: GpuTypeName
     gpu_count: GpuCount = 1
@@ -457,13 +460,15 @@ class QuoteRequest(Request):
     account: AccountId | None = None
     promo_code: PromoCode | None = None
     starts_at: AwareDatetime | None = None
+    spot: bool = False
 
 
 class ChargeLine(Answer):
     """One priced interval: of a quote, of a hold, or settled on a receipt.
 
     ``unit`` is ``gpu_hour`` (quantity = GPU-seconds), ``task_hour`` (quantity = seconds) or ``start`` (quantity = 1);
-    ``rate_micros`` is per that unit. ``amount_micros`` is rounded down, once per line.
+    ``rate_micros`` is per that unit. ``amount_micros`` is rounded down, once per line. ``price_note`` says what the
+    price is where it is not the list price of the GPU type: ``spot, 50 % off``, or ``spot price``.
     """
 
     unit: Literal["gpu_hour", "task_hour", "start"]
@@ -475,6 +480,7 @@ class ChargeLine(Answer):
     list_rate_micros: int
     amount_micros: int
     price_id: int
+    price_note: str = ""
     promotion_id: int | None = None
     promotion_name: str = ""
     stacked_promotion_id: int | None = None
@@ -488,7 +494,8 @@ class Quote(Answer):
 
     ``max_micros`` is the whole duration (the amount a grant holds), ``min_micros`` what a start alone costs,
     ``likely_micros`` equals the maximum until there is history to predict from. ``allowed`` repeats the checks a
-    submission makes; ``refusal`` says what stands in the way.
+    submission makes; ``refusal`` says what stands in the way. ``spot_saves_micros`` is what a spot job costs less than
+    the same at the full price.
     """
 
     gpu_type: str
@@ -508,6 +515,8 @@ class Quote(Answer):
     quotas: tuple[QuotaUse, ...] = ()
     warnings: tuple[Explanation, ...] = ()
     simulated: bool = False
+    spot: bool = False
+    spot_saves_micros: int = 0
 
 
 class StartPlanRequest(Request):
@@ -523,6 +532,7 @@ class StartPlanRequest(Request):
     promo_code: PromoCode | None = None
     max_cost_micros: Micros | None = None
     by: AwareDatetime | None = None
+    spot: bool = False
 
 
 class StartOption(Answer):
@@ -745,10 +755,10 @@ class JobSubmit(Request):
     ``sweep`` makes an array of jobs, one for each combination of values; at most ``max_running`` of them run at once.
     ``after`` names jobs that must have succeeded before. ``retries`` counts new attempts after a failure that is not
     the job's own. ``start`` ``cheapest`` waits for the start time that costs least and still ends ``by``; ``start_at``
-    sets it. ``spot``: cheaper, and may be interrupted and put back into the queue. ``grace_seconds`` lie between the
-    order to stop and the kill. ``python`` names one of the service's environments, ``lock`` an input file with pinned
-    packages to make one from. ``outputs`` are patterns of the files to keep as artifacts, ``sources`` addresses of
-    inputs that the service fetches.
+    sets it. ``spot``: cheaper, and may be interrupted and put back into the queue, which ``retries`` do not count.
+    ``grace_seconds`` lie between the order to stop and the kill. ``python`` names one of the service's environments,
+    ``lock`` an input file with pinned packages to make one from. ``outputs`` are patterns of the files to keep as
+    artifacts, ``sources`` addresses of inputs that the service fetches.
     """
 
     name: Name = "job"
@@ -843,7 +853,8 @@ class Job(Answer):
     counts from 1; ``retry_of`` is the first attempt's id, ``next_attempt`` that of the one which follows this one.
     ``after`` are the jobs that must have succeeded before it starts, ``not_before`` when it starts at the earliest.
     ``artifacts`` says whether its outputs are (being) kept and ``artifacts_note`` how many or why not;
-    ``files_removed_at`` is when its folder and log were removed by their age.
+    ``files_removed_at`` is when its folder and log were removed by their age. A ``spot`` job is cheaper and may be
+    interrupted; ``interruptions`` counts how often its earlier attempts were.
     """
 
     id: str
@@ -885,6 +896,8 @@ class Job(Answer):
     next_attempt: str | None = None
     after: tuple[str, ...] = ()
     not_before: AwareDatetime | None = None
+    spot: bool = False
+    interruptions: int = 0
     log_bytes: int = 0
     artifacts: Literal["keeping", "kept", "failed"] | None = None
     artifacts_note: Explanation | None = None

@@ -90,6 +90,8 @@ def step_words(step: models.WhyStep, currency: str, at: Callable[[datetime], str
             return one_line(f"Being stopped: {detail['message']}")
         case "retried":
             return one_line(f"Is tried again: attempt {detail.get('attempt')}, {detail.get('next_attempt')}")
+        case "put_back":
+            return one_line(f"Went back into the queue as {detail.get('next_attempt')}")
         case "ended":
             code = detail.get("exit_code")
             outcome = str(detail.get("outcome") or "released").replace("_", " ")

@@ -193,9 +193,9 @@ class JobFiles(LoggingConfigurable):
                 return sources.copy(source, into, limit_bytes, go_on)
         except CannotFetch:
             raise
-        except FileNotFoundError:
-            raise CannotFetch(f"There is nothing at {sources.shown(address)}.") from None
         except Exception as error:  # every protocol has errors of its own
+            if isinstance(error, FileNotFoundError) or getattr(error, "status", None) in (404, 410):
+                raise CannotFetch(f"There is nothing at {sources.shown(address)}.") from None
             self.log.warning("%s could not be fetched: %s", sources.shown(address), without(_told(error), secrets))
             raise CannotFetch(f"{sources.shown(address)} could not be read ({type(error).__name__}).") from None
 

@@ -134,10 +134,12 @@ def copy(source: BinaryIO, into: BinaryIO, limit_bytes: int, go_on: Callable[[],
 
 def close(system: Any) -> None:
     """Close a file system's connections, where it has any."""
-    client, session = getattr(system, "_s3creator", None), getattr(system, "_session", None)
-    if client is None and session is None:
+    if (client := getattr(system, "_s3creator", None)) is not None:
+        closing = client.__aexit__(None, None, None)
+    elif (session := getattr(system, "_session", None)) is not None:
+        closing = session.close()
+    else:
         return
-    closing = session.close() if client is None else client.__aexit__(None, None, None)
     with suppress(Exception):  # what cannot be closed is closed with the process
         asyncio.run_coroutine_threadsafe(closing, system.loop).result(_CLOSE_SECONDS)
 
@@ -167,8 +169,10 @@ async def _guarded_client(prefixes: Sequence[str], **kwargs: Any) -> Any:
     trace.on_request_redirect.append(on_redirect)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=_READ_SECONDS, sock_read=_READ_SECONDS)
     connector = aiohttp.TCPConnector(resolver=Resolver())
-    # The bytes as they lie there, whatever the server would make of them on the way.
+    # The bytes as they lie there, whatever the server would make of them on the way. A refusal is let go of by whoever
+    # sent the request, or its connection stays.
     plain: dict[str, Any] = {"headers": {"Accept-Encoding": "identity"}, "auto_decompress": False}
+    plain["raise_for_status"] = True
     return aiohttp.ClientSession(connector=connector, trace_configs=[trace], timeout=timeout, **plain, **kwargs)
 
 

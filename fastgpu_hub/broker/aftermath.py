@@ -8,7 +8,7 @@ from typing import Any
 
 from fastgpu_hub.broker import lifecycle, rules
 from fastgpu_hub.broker.actors import Actor
-from fastgpu_hub.broker.attempts import attempts_left, next_attempt, pause_ms
+from fastgpu_hub.broker.attempts import attempts_left, interrupted, next_attempt, pause_ms
 from fastgpu_hub.broker.idempotency import Refusal
 from fastgpu_hub.broker.ports.records import Workload
 from fastgpu_hub.broker.ports.store import UnitOfWork
@@ -40,13 +40,16 @@ def finish(
     """As ``lifecycle.finish``, with what follows from it. Idempotent.
 
     ``not_its_own``: what made the job fail was no doing of the job, so it is tried again if its owner asked for that.
+    One that was interrupted for another goes back into the queue in any case.
     """
     job = uow.workload(workload_id)
     if job is None or job.state == "ended":
         return Ended(job, () if job is None else _concerned(uow, job))
     job = lifecycle.end(uow, job, at_ms, outcome, settings, reason=reason, exit_code=exit_code)
     again = None
-    if not_its_own and job.stop_reason is None and attempts_left(job):
+    if interrupted(job) and outcome in ("cancelled", "lost"):
+        job, again = _put_back(uow, job, now_ms, settings)
+    elif not_its_own and job.stop_reason is None and attempts_left(job):
         job, again = _try_again(uow, job, now_ms, settings)
     cancelled: list[Workload] = []
     if again is None and job.outcome != "succeeded":
@@ -69,26 +72,44 @@ def _concerned(uow: UnitOfWork, job: Workload) -> tuple[Workload, ...]:
 
 def _try_again(uow: UnitOfWork, job: Workload, now_ms: int, settings: Settings) -> tuple[Workload, Workload | None]:
     """The failed attempt, which says what follows it, and the next one if the money for it can be held."""
-    number, of = job.attempt + 1, job.attempt + attempts_left(job)
-    again = replace(
-        job,
-        id=f"j-{secrets.token_hex(6)}",
-        state="queued",
-        requested_ms=now_ms,
-        retry_of=job.retry_of or job.id,
-        attempt=number,
-        not_before_ms=now_ms + pause_ms(number),
-        max_cost_micros=_left_of_max_cost(uow, job),
-        **_FRESH,
-    )
+    of = job.attempt + attempts_left(job)
+    pause = pause_ms(job.attempt - job.interruptions + 1)
+    again = _next(uow, job, now_ms, not_before_ms=now_ms + pause)
     try:
         lifecycle.request(uow, again, now_ms, settings)
     except Refusal as error:
         job = _say(uow, job, f"It is not tried again: {error.refused.message}", error.refused.instead)
         return job, None
-    lifecycle.note(uow, job.id, now_ms, "retried", attempt=number, next_attempt=again.id)
-    seconds = pause_ms(number) // 1000
-    return _say(uow, job, f"Attempt {number} of {of}, {again.id}, starts in {seconds} seconds at the earliest."), again
+    lifecycle.note(uow, job.id, now_ms, "retried", attempt=again.attempt, next_attempt=again.id)
+    said = f"Attempt {again.attempt} of {of}, {again.id}, starts in {pause // 1000} seconds at the earliest."
+    return _say(uow, job, said), again
+
+
+def _put_back(uow: UnitOfWork, job: Workload, now_ms: int, settings: Settings) -> tuple[Workload, Workload | None]:
+    """The interrupted attempt, and the next one if the money for it can be held: no attempt is lost, and no time."""
+    again = _next(uow, job, now_ms, not_before_ms=None, interruptions=job.interruptions + 1)
+    try:
+        lifecycle.request(uow, again, now_ms, settings)
+    except Refusal as error:
+        job = _say(uow, job, f"It cannot be put back: {error.refused.message}", error.refused.instead)
+        return job, None
+    lifecycle.note(uow, job.id, now_ms, "put_back", next_attempt=again.id)
+    return _say(uow, job, f"It is {again.id} now."), again
+
+
+def _next(uow: UnitOfWork, job: Workload, now_ms: int, **changes: Any) -> Workload:
+    """The attempt after this one, as it was asked for."""
+    return replace(
+        job,
+        id=f"j-{secrets.token_hex(6)}",
+        state="queued",
+        requested_ms=now_ms,
+        retry_of=job.retry_of or job.id,
+        attempt=job.attempt + 1,
+        max_cost_micros=_left_of_max_cost(uow, job),
+        **_FRESH,
+        **changes,
+    )
 
 
 # What no attempt has in common with the one before.
@@ -165,6 +186,8 @@ def cancel(uow: UnitOfWork, actor: Actor, job: Workload, now_ms: int, settings: 
         found = finish(uow, job.id, now_ms, "cancelled", settings, now_ms=now_ms, reason=reason)
         if not own:
             lifecycle.tell(uow, job, now_ms, "stopped", reason)
+    elif job.state == "stopping" and interrupted(job):  # it does not go back into the queue
+        found = Ended(lifecycle.stop_for_good(uow, job, now_ms, reason, own_wish=own))
     elif job.state in ("granted", "running"):
         found = Ended(lifecycle.order_stop(uow, job.id, now_ms, reason, own_wish=own))
     if job.state != "ended" and not own:

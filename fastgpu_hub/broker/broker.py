@@ -230,5 +230,5 @@ class Broker(Arrays, Results, Archive):
         # A repeat changes nothing in the store, but the first call may have died before it came to this.
         workload = changed[0] if changed else await self.store.read(lambda uow: uow.workload(lease_id))
         if workload is not None:
-            self.runtime.gone(lease_id) if workload.state == "ended" else self.runtime.started(workload)
+            self.runtime.gone(lease_id, workload) if workload.state == "ended" else self.runtime.started(workload)
         return answer

@@ -133,6 +133,10 @@ class Desk:
             )
         return Customer(name, account or accounts[0], classes)
 
+    def _spot(self, spot: bool) -> int | None:
+        """How much cheaper what is asked for now is sold, in percent; None where it is no spot job."""
+        return self.settings.spot_percent_off if spot else None
+
     async def _owner(self, actor: Actor, owner: str) -> tuple[str, tuple[str, ...]] | Refused:
         """Name and classes of the person a call is about: the caller, or for the spawner whom the hub knows."""
         if owner == "me" or (owner == actor.name and actor.kind == "user"):
@@ -257,7 +261,7 @@ class Desk:
         def look(uow: UnitOfWork) -> models.Quote:
             live = self._live()
             customer = self._customer(actor.name, actor.classes, request.account)
-            wish = Wish(customer, request.gpu_type, request.gpu_count, code)
+            wish = Wish(customer, request.gpu_type, request.gpu_count, code, spot_percent_off=self._spot(request.spot))
             from_ms = live.now_ms if request.starts_at is None else views.milliseconds(request.starts_at)
             info = reports.type_info(self.runtime.gpus.devices.values(), request.gpu_type)
             duration_ms = request.duration_seconds * 1000
@@ -283,7 +287,8 @@ class Desk:
     def _receipt(self, uow: UnitOfWork, workload: Workload) -> models.Receipt:
         booked = uow.transfers(workload_id=workload.id)
         revenue = balances(booked).get(REVENUE, 0)
-        return price_views.receipt(workload, booked, revenue, uow.promotion_names(), self.settings.currency)
+        own = Rules.load(uow).book.spot_price_ids
+        return price_views.receipt(workload, booked, revenue, uow.promotion_names(), own, self.settings.currency)
 
     async def why(self, actor: Actor, workload_id: str) -> models.Why | Refused:
         """Why a job or lease is where it is, and how it came there."""

@@ -192,7 +192,7 @@ def follow(uow: UnitOfWork, workload_id: str, now_ms: int, settings: Settings) -
         lines = _under_new_promotions(uow, rules, workload, hold, now_ms, settings)
     if settings.follow_list_prices:
         known = {promotion.id: promotion for promotion in uow.promotion_versions()}
-        lines = metering.follow(lines, rules.book, known, workload.gpu_type, 0)
+        lines = metering.follow(lines, rules.prices(workload.spot_percent_off), known, workload.gpu_type, 0)
     kept_quote = workload.quoted_micros is not None and not never_dearer(lines, hold.lines)
     if lines == hold.lines or kept_quote:
         if renamed:

@@ -45,7 +45,14 @@ class Intake(Office):
 
         def look(uow: UnitOfWork) -> models.StartPlan:
             now_ms, customer = self.clock.now_ms(), self._customer(actor.name, actor.classes, request.account)
-            wish = Wish(customer, request.gpu_type, request.gpu_count, request.promo_code, request.max_cost_micros)
+            wish = Wish(
+                customer,
+                request.gpu_type,
+                request.gpu_count,
+                request.promo_code,
+                request.max_cost_micros,
+                self._spot(request.spot),
+            )
             by_ms = starts.default_by_ms(now_ms, duration_ms)
             if request.by is not None:
                 by_ms = views.milliseconds(request.by)
@@ -111,6 +118,7 @@ class Intake(Office):
             max_cost_micros=request.max_cost_micros,
             spec=request.model_dump(mode="json", exclude={"sweep"}),
             fingerprint=request.fingerprint,
+            spot_percent_off=self._spot(request.spot),
         )
         wait_ms = self._wait_ms(request.gpu_type) if request.start == deferral.CHEAPEST else None
         return deferral.planned(uow, workload, request, workload.requested_ms, wait_ms, self.settings)

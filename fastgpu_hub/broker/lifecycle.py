@@ -11,6 +11,7 @@ from typing import Any
 
 from fastgpu_hub.broker import promotion_rules
 from fastgpu_hub.broker.admission import Desired, Rules, Wish
+from fastgpu_hub.broker.attempts import interrupted
 from fastgpu_hub.broker.idempotency import Refusal
 from fastgpu_hub.broker.ports.records import Hold, Notice, Workload, WorkloadEvent
 from fastgpu_hub.broker.ports.store import UnitOfWork
@@ -39,7 +40,12 @@ def customer_of(workload: Workload) -> Customer:
 def wish_of(workload: Workload) -> Wish:
     """The workload's request as admission sees it."""
     return Wish(
-        customer_of(workload), workload.gpu_type, workload.gpu_count, workload.promo_code, workload.max_cost_micros
+        customer_of(workload),
+        workload.gpu_type,
+        workload.gpu_count,
+        workload.promo_code,
+        workload.max_cost_micros,
+        workload.spot_percent_off,
     )
 
 
@@ -76,7 +82,8 @@ def _span(
     """
     if workload.time_limit_ms is not None:
         until_ms = from_ms + workload.time_limit_ms
-        lines = wanted.lines(from_ms, until_ms)
+        # Who was interrupted does not pay for starting again.
+        lines = wanted.lines(from_ms, until_ms, starts=not workload.interruptions)
         if workload.quoted_micros is not None and held:
             lines = no_dearer_than_quoted(lines, held, wanted.cuts(from_ms, until_ms))
         if not (granted and wanted.no_more_than(held, lines)) and (refused := wanted.refusal(lines)):
@@ -189,8 +196,8 @@ def started(uow: UnitOfWork, workload_id: str, at_ms: int, pid: int | None, sett
     """The engine confirmed the start: billing begins here, and the hold moves with it.
 
     When the later interval can no longer be held (a promotion ended meanwhile), the hold of the grant is kept and the
-    tail it does not cover is not billed. One that was ordered to stop meanwhile is billed while it stops. A repeat
-    changes nothing.
+    tail it does not cover is not billed. One that was ordered to stop meanwhile is billed while it stops, unless it was
+    interrupted. A repeat changes nothing.
     """
     workload = uow.workload(workload_id)
     if workload is None or workload.state not in ("granted", "stopping") or workload.billed_from_ms is not None:
@@ -199,7 +206,8 @@ def started(uow: UnitOfWork, workload_id: str, at_ms: int, pid: int | None, sett
     hold = held_by(uow, workload_id)
     ending = None
     try:
-        _exchange(uow, workload, at_ms, settings, granted=True)
+        if not interrupted(workload):
+            _exchange(uow, workload, at_ms, settings, granted=True)
     except Refusal:
         ending = workload.ending
         lines = metering.skip(hold.lines, at_ms)
@@ -235,7 +243,7 @@ def order_stop(
 ) -> Workload | None:
     """Record that a granted or running workload is to stop; billing goes on until its end is known.
 
-    Its owner is told, unless it is their ``own_wish``.
+    One that is interrupted for another is not billed from here on. Its owner is told, unless it is their ``own_wish``.
     """
     workload = uow.workload(workload_id)
     if workload is None or workload.state not in ("granted", "running"):
@@ -243,6 +251,22 @@ def order_stop(
     stopping = replace(workload, state="stopping", stop_reason=reason)
     uow.save_workload(stopping)
     note(uow, workload_id, now_ms, "stopping", code=reason.code, message=reason.message)
+    if interrupted(stopping):
+        hold = held_by(uow, workload_id)
+        lines = () if workload.billed_from_ms is None else metering.charge(hold.lines, now_ms)[0]
+        uow.save_hold(replace(hold, lines=lines, until_ms=min(hold.until_ms, now_ms)))
+    if not own_wish:
+        tell(uow, workload, now_ms, "stopped", reason)
+    return stopping
+
+
+def stop_for_good(
+    uow: UnitOfWork, workload: Workload, now_ms: int, reason: Explained, *, own_wish: bool = False
+) -> Workload:
+    """One that is being stopped ends for another reason than the one that it was stopped for."""
+    stopping = replace(workload, stop_reason=reason)
+    uow.save_workload(stopping)
+    note(uow, workload.id, now_ms, "stopping", code=reason.code, message=reason.message)
     if not own_wish:
         tell(uow, workload, now_ms, "stopped", reason)
     return stopping

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from fastgpu_hub.broker.admission import Rules, concurrent_limits
+from fastgpu_hub.broker.attempts import may_be_interrupted
 from fastgpu_hub.broker.lifecycle import customer_of
 from fastgpu_hub.broker.ports.records import Workload
 from fastgpu_hub.broker.ports.world import Launch
@@ -32,7 +33,7 @@ def want_of(workload: Workload, rules: Rules, now_ms: int) -> Want:
         kind="job" if workload.kind == "job" else "server",
         similar=similar(workload),
         batch=workload.array_id or "",
-        spot=workload.spot,
+        spot=may_be_interrupted(workload),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from fastgpu import models
 from fastgpu_hub.broker import views
@@ -13,8 +13,15 @@ from fastgpu_hub.pricing.metering import Line
 from fastgpu_hub.pricing.pricebook import PriceVersion, Rate
 
 
+def price_note(line: Line, spot_percent_off: int | None, spot_price_ids: Collection[int]) -> str:
+    """What a line's price is where it is not the list price of its GPU type."""
+    if spot_percent_off is None:
+        return ""
+    return "spot price" if line.price_id in spot_price_ids else f"spot, {spot_percent_off} % off"
+
+
 def charge_line(
-    line: Line, names: Mapping[int, str], charge_id: int | None = None, *, refunded: bool = False
+    line: Line, names: Mapping[int, str], charge_id: int | None = None, *, refunded: bool = False, note: str = ""
 ) -> models.ChargeLine:
     """A priced interval; quantities in seconds, rounded down (amounts come from milliseconds)."""
     seconds = (line.until_ms - line.from_ms) * (line.gpu_count if line.unit == "gpu_hour" else 1) // 1000
@@ -29,6 +36,7 @@ def charge_line(
             "list_rate_micros": line.list_rate_micros,
             "amount_micros": line.amount_micros,
             "price_id": line.price_id,
+            "price_note": note,
             "promotion_id": line.promotion_id,
             "promotion_name": names.get(line.promotion_id or 0, ""),
             "stacked_promotion_id": line.stacked_promotion_id,
@@ -40,7 +48,12 @@ def charge_line(
 
 
 def receipt(
-    workload: Workload, booked: Sequence[Transfer], ledger_micros: int, names: Mapping[int, str], currency: str
+    workload: Workload,
+    booked: Sequence[Transfer],
+    ledger_micros: int,
+    names: Mapping[int, str],
+    spot_price_ids: Collection[int],
+    currency: str,
 ) -> models.Receipt:
     """All settled lines of a lease, each with whether it was refunded."""
     refunded = {t.reverses for t in booked if t.reverses is not None}
@@ -54,7 +67,16 @@ def receipt(
         owner=workload.owner,
         account=workload.account,
         gpu_type=workload.gpu_type,
-        lines=tuple(charge_line(line, names, id_, refunded=id_ in refunded) for id_, line in charges),
+        lines=tuple(
+            charge_line(
+                line,
+                names,
+                id_,
+                refunded=id_ in refunded,
+                note=price_note(line, workload.spot_percent_off, spot_price_ids),
+            )
+            for id_, line in charges
+        ),
         total_micros=total,
         ledger_micros=ledger_micros,
         saved_micros=max(0, metering.list_micros(kept) - total),

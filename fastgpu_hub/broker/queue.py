@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 
 from fastgpu_hub.broker.admission import Rules
+from fastgpu_hub.broker.attempts import interrupted
 from fastgpu_hub.broker.orders import want_of
 from fastgpu_hub.broker.ports.records import Workload
 from fastgpu_hub.broker.ports.store import UnitOfWork
@@ -28,6 +29,14 @@ def history(uow: UnitOfWork, rules: Rules) -> list[tuple[Want, Workload]]:
     """The latest workloads that have ended, oldest first, as the scheduler saw them."""
     ended = uow.workloads(states=("ended",), newest_first=True, limit=HISTORY)
     return [(want_of(workload, rules, workload.requested_ms), workload) for workload in reversed(ended)]
+
+
+def tells_run_time(workload: Workload | None) -> bool:
+    """Whether the run of a workload that has ended tells how long others like it will run.
+
+    One that never ran, or was interrupted, or about which nothing is known, does not.
+    """
+    return workload is not None and workload.billed_from_ms is not None and not interrupted(workload)
 
 
 class Queue:
@@ -86,5 +95,5 @@ class Queue:
         """Learn run times from workloads that have ended, oldest first; before anything else is told."""
         predictor = self.state.predictor
         for want, workload in past:
-            if workload.billed_from_ms is not None and workload.ended_ms is not None:
+            if tells_run_time(workload) and workload.billed_from_ms is not None and workload.ended_ms is not None:
                 predictor.remember(want, workload.requested_ms, workload.ended_ms - workload.billed_from_ms)

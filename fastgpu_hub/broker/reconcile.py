@@ -181,9 +181,11 @@ async def _server(runtime: Runtime, workload: Workload, *, replaced: bool) -> No
         return
     last_ms = runtime.last_seen_ms(workload)
     outcome = "released" if workload.granted_ms is not None else "cancelled"
-    await runtime.store.write(lambda uow: lifecycle.finish(uow, workload.id, last_ms, outcome, runtime.settings))
+    ended = await runtime.store.write(
+        lambda uow: lifecycle.finish(uow, workload.id, last_ms, outcome, runtime.settings)
+    )
     log.warning("server %s of %s is gone from the hub; its lease was released", workload.server_name, workload.owner)
-    runtime.gone(workload.id)
+    runtime.gone(workload.id, ended)
 
 
 async def find_problems(runtime: Runtime) -> list[Fault]:

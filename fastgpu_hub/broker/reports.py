@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
@@ -17,8 +17,9 @@ from fastgpu_hub.broker.ports.store import UnitOfWork
 from fastgpu_hub.broker.ports.world import GpuDevice
 from fastgpu_hub.broker.settings import MINUTE_MS, Settings
 from fastgpu_hub.broker.views import Live
-from fastgpu_hub.pricing import promotions, quotas, windows
+from fastgpu_hub.pricing import metering, promotions, quotas, windows
 from fastgpu_hub.pricing.explain import Refused
+from fastgpu_hub.pricing.metering import Line
 from fastgpu_hub.pricing.pricebook import Rate
 from fastgpu_hub.pricing.promotions import Customer
 from fastgpu_hub.pricing.quote import Itemised
@@ -145,13 +146,17 @@ def quote(
     refused = capacity_refusal(inventory, wish.gpu_type, wish.gpu_count) or wanted.refusal(lines)
     names = uow.promotion_names()
     sums = Itemised(lines)
+
+    def note(line: Line) -> str:
+        return price_views.price_note(line, wish.spot_percent_off, book.book.spot_price_ids)
+
     return models.Quote(
         gpu_type=wish.gpu_type,
         gpu_count=wish.gpu_count,
         account=wish.customer.account,
         starts_at=views.at(from_ms),
         duration_seconds=duration_ms // 1000,
-        lines=tuple(price_views.charge_line(line, names) for line in lines),
+        lines=tuple(price_views.charge_line(line, names, note=note(line)) for line in lines),
         min_micros=sums.min_micros,
         likely_micros=sums.max_micros,
         max_micros=sums.max_micros,
@@ -166,7 +171,26 @@ def quote(
         ),
         warnings=tuple(views.explanation(warning) for warning in wanted.warnings(lines)),
         simulated=simulated,
+        spot=wish.spot_percent_off is not None,
+        spot_saves_micros=_spot_saves(uow, book, wish, from_ms, duration_ms, sums.max_micros, live, settings),
     )
+
+
+def _spot_saves(
+    uow: UnitOfWork,
+    book: Rules,
+    wish: Wish,
+    from_ms: int,
+    duration_ms: int,
+    micros: int,
+    live: Live,
+    settings: Settings,
+) -> int:
+    """What a spot job costs less than the same one at the full price, with the promotions that it would have then."""
+    if wish.spot_percent_off is None:
+        return 0
+    full = Desired(uow, book, replace(wish, spot_percent_off=None), live.now_ms, settings)
+    return metering.total_micros(full.lines(from_ms, from_ms + duration_ms)) - micros
 
 
 _COLUMNS: dict[str, Literal["owner", "gpu_type", "workload_id", "from_ms"]] = {

@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from fastgpu_hub.broker import exits, funding, lifecycle
+from fastgpu_hub.broker import exits, funding, interruptions, lifecycle
 from fastgpu_hub.broker.admission import Rules
 from fastgpu_hub.broker.aftermath import Ended
 from fastgpu_hub.broker.deferral import Deferrals
@@ -27,7 +27,7 @@ from fastgpu_hub.broker.ports.files import FileStore
 from fastgpu_hub.broker.ports.records import Workload
 from fastgpu_hub.broker.ports.store import Store, StoreUnavailable, UnitOfWork
 from fastgpu_hub.broker.ports.world import Clock, Engine, GpuProbe, HubApi, HubUnavailable, Observation
-from fastgpu_hub.broker.queue import Queue, history
+from fastgpu_hub.broker.queue import Queue, history, tells_run_time
 from fastgpu_hub.broker.reconcile import keep_reconciled
 from fastgpu_hub.broker.run_keeper import RunKeeper
 from fastgpu_hub.broker.settings import Settings
@@ -175,6 +175,8 @@ class Runtime(Watchers):
         for order in self.queue.tell(event):
             if isinstance(order, scheduler.Grant):
                 self.spawn(self._carry_out(order))
+            else:
+                self.spawn(interruptions.interrupt(self, order.id))
         if self._queue_news is None and self.state.waits:
             self._queue_news = asyncio.get_running_loop().call_later(QUEUE_NEWS_SECONDS, self._tell_queue)
 
@@ -210,9 +212,9 @@ class Runtime(Watchers):
         self.ends_ms[workload.id] = ends_ms(workload)
         self.time.look_at(workload.id)
 
-    def gone(self, workload_id: str) -> None:
-        """A workload has ended in the store: its devices are free, its timers off."""
-        self.feed(scheduler.Gone(workload_id, self.clock.now_ms()))
+    def gone(self, workload_id: str, workload: Workload | None = None) -> None:
+        """A workload has ended in the store, so where that is known: its devices are free, its timers off."""
+        self.feed(scheduler.Gone(workload_id, self.clock.now_ms(), tells_run_time(workload)))
         self.time.forget(workload_id)
         self.runs.forget(workload_id)
         self.files.forget(workload_id)
@@ -302,7 +304,7 @@ class Runtime(Watchers):
 
     async def launch(self, workload: Workload) -> None:
         """Start a granted job."""
-        if self.files.fetches_for(workload):
+        if await interruptions.gave_way(self, workload.id) or self.files.fetches_for(workload):
             return
         try:
             await self.engine.start(launch_of(workload, self.settings, self.files.fetched(workload.id)))
@@ -340,7 +342,7 @@ class Runtime(Watchers):
     def ended(self, ended: Ended) -> None:
         """A job has ended in the store: give its GPUs on, and see to whom else that concerns."""
         if ended.job is not None and ended.job.state == "ended":
-            self.gone(ended.job.id)
+            self.gone(ended.job.id, ended.job)
             if ended.job.artifacts is not None:
                 self.files.wake()
         for other in ended.others:
@@ -386,7 +388,7 @@ class Runtime(Watchers):
     def stopped(self, workload: Workload) -> None:
         """A stop was ordered or carried out in the store: act on it."""
         if workload.state == "ended":
-            self.gone(workload.id)
+            self.gone(workload.id, workload)
         elif workload.state == "stopping":
             self.to_stop.add(workload.id)
             self.spawn(self.carry_out_stop(workload))

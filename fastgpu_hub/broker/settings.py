@@ -15,7 +15,7 @@ class Settings:
     ``follow_list_prices`` and ``follow_promotions``: whether a change reaches leases that run already (else they keep
     the terms they were granted with). ``max_artifacts``, ``max_artifact_bytes`` and ``max_source_bytes`` are per job.
     Things are kept for so many days; 0 means for ever. ``policy`` is how the queue is served; ``seats`` are GPUs, by
-    type, that jobs leave to notebook servers.
+    type, that jobs leave to notebook servers. Spot jobs cost ``spot_percent_off`` less than the list price.
     """
 
     currency: str = "credits"
@@ -34,3 +34,4 @@ class Settings:
     keep_artifacts_days: int = 0
     policy: str = "default"
     seats: Mapping[str, int] = field(default_factory=dict)
+    spot_percent_off: int = 50

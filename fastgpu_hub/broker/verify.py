@@ -37,22 +37,25 @@ class Terms:
         self._promotions = {promotion.id: promotion for promotion in promotions}
         self._known: dict[tuple[object, ...], str] = {}
 
-    def fault(self, gpu_type: str, line: Line) -> str:
+    def fault(self, gpu_type: str, line: Line, spot_percent_off: int | None) -> str:
         """Why these rates cannot be, or nothing. The same terms are looked at once."""
         key = (
-            *(gpu_type, line.unit, line.rate_micros, line.list_rate_micros),
+            *(gpu_type, spot_percent_off, line.unit, line.rate_micros, line.list_rate_micros),
             *(line.price_id, line.promotion_id, line.stacked_promotion_id),
         )
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = self._fault(gpu_type, line)
+            found = self._known[key] = self._fault(gpu_type, line, spot_percent_off)
         return found
 
-    def _fault(self, gpu_type: str, line: Line) -> str:
+    def _fault(self, gpu_type: str, line: Line, spot_percent_off: int | None) -> str:
         version = self._prices.get(line.price_id)
         if version is None:
             return f"it names price {line.price_id}, which does not exist"
-        priced = PriceBook([version]).version_at(gpu_type, version.valid_from_ms)
+        book = PriceBook([version])
+        if spot_percent_off is not None:
+            book = book.spot(spot_percent_off)
+        priced = book.version_at(gpu_type, version.valid_from_ms)
         if priced is None:
             return f"it names price {line.price_id}, which is for {version.gpu_type}, not {gpu_type}"
         rate = priced.rate
@@ -179,7 +182,7 @@ def _entries(workload: Workload, booked: Sequence[Booked], terms: Terms) -> Iter
         # Entries from before promotions had budgets count nothing as saved.
         if each.saved_micros not in (0, line.saved_micros):
             yield entry.id, f"it counts {each.saved_micros} as saved, its rates make {line.saved_micros}"
-        if entry.gpu_type is not None and (wrong := terms.fault(entry.gpu_type, line)):
+        if entry.gpu_type is not None and (wrong := terms.fault(entry.gpu_type, line, workload.spot_percent_off)):
             yield entry.id, wrong
 
 

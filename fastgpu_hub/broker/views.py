@@ -288,6 +288,8 @@ def job(uow: UnitOfWork, workload: Workload, live: Live, names: Mapping[int, str
         next_attempt=None if following is None else following.id,
         after=tuple(workload.spec.get("after", ())),
         not_before=instant(workload.not_before_ms),
+        spot=workload.spot_percent_off is not None,
+        interruptions=workload.interruptions,
         simulated=is_simulated(workload, live),
     )
 

@@ -69,6 +69,12 @@ class PriceBook:
             self._spot[percent_off] = _SpotBook(self, percent_off)
         return self._spot[percent_off]
 
+    @property
+    def spot_price_ids(self) -> frozenset[int]:
+        """The versions that were set for spot jobs."""
+        own = (versions for gpu_type, versions in self._versions.items() if gpu_type.endswith(SPOT))
+        return frozenset(version.id for versions in own for version in versions)
+
     def version_at(self, gpu_type: str, at_ms: int) -> PriceVersion | None:
         """The version valid at ``at_ms``, with the type's own rate; None when the type has no price then."""
         valid_from, versions = self._of(gpu_type)

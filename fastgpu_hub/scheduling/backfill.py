@@ -50,6 +50,12 @@ def _when_free(state: State, node: Node, need: int, now_ms: int, strict: bool) -
     free, at_ms = len(node.free), float(now_ms)
     if free >= need:
         return at_ms, free
+    if need == node.usable:  # all of it: when the last one ends
+        for who in node.held:
+            end_ms = state.ends_ms(state.holding[who], now_ms, strict)
+            if end_ms > at_ms:
+                at_ms = end_ms
+        return at_ms, need
     ends = sorted((state.ends_ms(state.holding[who], now_ms, strict), count) for who, count in node.held.items())
     for end_ms, count in ends:
         at_ms = end_ms

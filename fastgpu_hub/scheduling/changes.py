@@ -108,10 +108,13 @@ def hold(state: State, want: Want, batch: Batch, number: int, now_ms: int, likel
         state.held_by_servers[want.gpu_type] += want.gpu_count
     if want.spot:
         state.lines[want.gpu_type].spot[want.id] = None
-    if state.policy.standing:
+    standing = state.policy.standing
+    if standing == "turn":
         state.grants += 1
         state.turns[want.owner] = state.grants
-        state.shares[want.gpu_type].add(want.owner, want.account, running.noted_gpu_ms, now_ms)
+    elif standing:
+        account = want.account if standing == "use" else ""
+        state.shares[want.gpu_type].add(want.owner, account, running.noted_gpu_ms, now_ms)
 
 
 def release(state: State, running: Running, ran_ms: float, now_ms: int) -> list[Line]:
@@ -133,9 +136,10 @@ def release(state: State, running: Running, ran_ms: float, now_ms: int) -> list[
     if want.spot:
         line.spot.pop(want.id, None)
         state.preempting.pop(want.id, None)
-    if state.policy.standing:
+    if (standing := state.policy.standing) in ("share", "use"):
         used = ran_ms * want.gpu_count - running.noted_gpu_ms
-        state.shares[want.gpu_type].add(want.owner, want.account, used, now_ms)
+        account = want.account if standing == "use" else ""
+        state.shares[want.gpu_type].add(want.owner, account, used, now_ms)
         if used < 0 and line.size:
             _restand(state, line, want, now_ms)
     if line.size:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from fastgpu_hub.pricing.explain import Explained
 from fastgpu_hub.scheduling.inventory import Device
@@ -34,8 +35,7 @@ class Unfenced:
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Arrived:
+class Arrived(NamedTuple):
     """A request joins the queue."""
 
     want: Want
@@ -61,8 +61,7 @@ class Progressed:
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Gone:
+class Gone(NamedTuple):
     """A request is over: cancelled while waiting, or its last process is known gone. Its devices are free.
 
     ``ran``: it ran as it was meant to, so that its time tells something about others like it.
@@ -121,8 +120,7 @@ Event = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(NamedTuple):
     """Instruction: give these devices to this request. The devices are taken already."""
 
     id: str

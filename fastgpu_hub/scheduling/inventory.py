@@ -38,13 +38,13 @@ Places = Sequence[tuple[Node, int]]
 class Pool:
     """All devices of one type. ``buckets[n]`` are the nodes with n free devices; bit n of ``mask``: there are some."""
 
-    __slots__ = ("buckets", "free", "gpu_type", "mask", "nodes", "usable", "widest")
+    __slots__ = ("buckets", "free", "gpu_type", "mask", "nodes", "usable", "whole", "widest")
 
     def __init__(self, gpu_type: str) -> None:
         self.gpu_type = gpu_type
         self.nodes: dict[str, Node] = {}
         self.buckets: list[dict[Node, None]] = []
-        self.mask = self.free = self.usable = self.widest = 0
+        self.mask = self.free = self.usable = self.widest = self.whole = 0
 
     def count_anew(self) -> None:
         """Build the buckets from the nodes."""
@@ -56,7 +56,12 @@ class Pool:
             self.mask |= 1 << len(node.free)
             self.free += len(node.free)
             self.usable += node.usable
-            self.widest = max(self.widest, node.usable)
+        self.measure()
+
+    def measure(self) -> None:
+        """How many usable devices the widest node has, and how many nodes are as wide."""
+        self.widest = max((node.usable for node in self.nodes.values()), default=0)
+        self.whole = sum(1 for node in self.nodes.values() if node.usable == self.widest)
 
     def moved(self, node: Node, before: int, after: int) -> None:
         """A node that had ``before`` free devices has ``after``."""
@@ -79,8 +84,7 @@ class Pool:
         """Whether a request of this size could be placed if nobody held anything."""
         if count <= self.widest:
             return True
-        whole = sum(1 for node in self.nodes.values() if node.usable == self.widest)
-        return bool(self.widest) and self.nodes_for(count) <= whole
+        return bool(self.widest) and self.nodes_for(count) <= self.whole
 
 
 @dataclass(slots=True)
@@ -184,7 +188,7 @@ class Inventory:
             pool.moved(node, before, before + change)
         node.usable += change
         pool.usable += change
-        pool.widest = max(each.usable for each in pool.nodes.values())
+        pool.measure()
 
     def free(self, gpu_type: str) -> dict[str, list[Device]]:
         """Free, unfenced devices of a type by node, in index order."""
@@ -208,6 +212,8 @@ class Inventory:
 
     def give(self, pool: Pool, places: Places, holder: str) -> tuple[str, ...]:
         """Give free devices of these nodes to a workload, the first ones of each; returns their uuids."""
+        if len(places) > 1:
+            return self._give_nodes(pool, places, holder)
         uuids: list[str] = []
         parts = self._held[holder] = []
         for node, count in places:
@@ -224,6 +230,32 @@ class Inventory:
             node.held[holder] = count
             parts.append((pool, node, positions))
             pool.moved(node, before, before - count)
+        return tuple(uuids)
+
+    def _give_nodes(self, pool: Pool, places: Places, holder: str) -> tuple[str, ...]:
+        """Give whole, empty nodes, of the last one maybe a part."""
+        *whole, last = places
+        uuids: list[str] = []
+        parts = self._held[holder] = []
+        wide = pool.widest
+        full, none = pool.buckets[wide], pool.buckets[0]
+        if not none:
+            pool.mask |= 1
+        for node, count in whole:
+            del full[node]
+            none[node] = None
+            parts.append((pool, node, node.free))
+            uuids += node.uuids if len(node.uuids) == wide else [node.uuids[position] for position in node.free]
+            node.free = []
+            node.held[holder] = count
+        pool.free -= wide * len(whole)
+        node, count = last
+        positions = node.free[:count]
+        del node.free[:count]
+        parts.append((pool, node, positions))
+        uuids += [node.uuids[position] for position in positions]
+        node.held[holder] = count
+        pool.moved(node, wide, wide - count)
         return tuple(uuids)
 
     def take(self, uuids: Iterable[str], holder: str) -> None:

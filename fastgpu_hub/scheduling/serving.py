@@ -38,7 +38,7 @@ def seats_kept(state: State, pool: Pool, want: Want) -> bool:
 def at_once(state: State, line: Line, want: Want, batch: Batch, now_ms: int) -> Grant | None:
     """Start a request that nobody waits before, if it fits: what it comes to with a queue of one."""
     pool = state.inventory.pools.get(want.gpu_type)
-    if pool is None or (want.limits and exceeded(state, want)) or seats_kept(state, pool, want):
+    if pool is None or (want.limits and exceeded(state, want)) or (state.seats and seats_kept(state, pool, want)):
         return None
     places = place(pool, want.gpu_count, spread=state.policy.spread)
     if places is None:
@@ -160,7 +160,7 @@ class _Serving:
             state.blocked.setdefault(over[0], {})[lot] = line
             self._renew(count, heap)
             return True
-        if seats_kept(state, self.pool, want):
+        if state.seats and seats_kept(state, self.pool, want):
             return self._pass_over(count, heap)
         places = self._places(want, lot)
         if places is not None:

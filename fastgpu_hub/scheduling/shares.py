@@ -51,7 +51,7 @@ class Shares:
         self._growth = 1.0
 
     def share(self, owner: str) -> float:
-        """A person's part of all recent use, 0–1; half of it when nobody else has used anything yet to compare with."""
+        """A person's part of all recent use, 0–1."""
         return max(0.0, self._used.get(owner, 0.0)) / self.total if self.total > 0 else 0.0
 
     def owner_use(self, owner: str) -> float:

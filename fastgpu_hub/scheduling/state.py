@@ -129,7 +129,7 @@ class State:
 
     def knows(self, want_id: str) -> bool:
         """Whether a request waits or holds devices."""
-        return want_id in self.holding or want_id in self.lot_of or want_id in self.set_aside
+        return want_id in self.lot_of or want_id in self.holding or want_id in self.set_aside
 
     def wants_waiting(self) -> Iterator[Want]:
         """Every waiting request, in no order."""
@@ -180,16 +180,19 @@ class State:
         Run times have heavy tails: one that has run for long is expected to run on for twice as long, to its limit.
         """
         want = running.want
-        if strict and want.duration_ms is not None:
-            return max(running.since_ms + want.duration_ms, now_ms + 1)
+        since_ms, limit_ms = running.since_ms, want.duration_ms
+        if strict and limit_ms is not None:
+            return max(since_ms + limit_ms, now_ms + 1)
         if running.ends_ms is not None and running.ends_ms > now_ms:
             return running.ends_ms
-        end_ms = running.since_ms + self.runs_ms(want, running.batch, now_ms)
+        end_ms = since_ms + self.runs_ms(want, running.batch, now_ms)
         if want.expected_ms is None and self.policy.times == "predicted":
-            end_ms = max(end_ms, now_ms + TAIL * (now_ms - running.since_ms))
-        if want.duration_ms is not None:
-            end_ms = min(end_ms, running.since_ms + want.duration_ms)
-        return max(end_ms, now_ms + 1)
+            tail_ms = now_ms + TAIL * (now_ms - since_ms)
+            if tail_ms > end_ms:
+                end_ms = tail_ms
+        if limit_ms is not None and since_ms + limit_ms < end_ms:
+            end_ms = since_ms + limit_ms
+        return end_ms if end_ms > now_ms else now_ms + 1
 
     def patient_ms(self, want: Want, batch: Batch, now_ms: int) -> float:
         """Until when a request is overtaken freely."""

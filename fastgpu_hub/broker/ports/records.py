@@ -23,6 +23,8 @@ class Workload:
     stop. ``ending`` says why its hold cannot be extended, when that is so, and ``announced_minutes`` what warning was
     given last. ``files_removed_ms`` is when its folder and log went. ``artifacts``: ``keeping`` (its outputs are being
     copied to the artifact store), ``kept`` or ``failed``, with ``artifacts_note``; None where it has none to keep.
+    ``spot_percent_off`` is how much cheaper it was sold as a spot job (None: it is none), ``interruptions`` how often
+    earlier attempts were interrupted for another.
     """
 
     id: str
