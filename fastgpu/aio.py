@@ -207,6 +207,7 @@ class AsyncGPUClient(AsyncPlanning, AsyncKeeping, AsyncSweeping):
         after: object = (),
         retries: int = 0,
         grace: int | None = None,
+        spot: bool = False,
         idempotency_key: str | None = None,
     ) -> AsyncJob | AsyncJobArray:
         """Send a program off as a GPU job; arguments as in :meth:`fastgpu.client.GPUClient.submit`."""
@@ -228,7 +229,7 @@ class AsyncGPUClient(AsyncPlanning, AsyncKeeping, AsyncSweeping):
             again=again,
             timing=timing,
             around=around,
-            together=Together(array, max_running, after, retries, grace),
+            together=Together(array, max_running, after, retries, grace, spot),
         )
         if array is not None:
             return await self.submit_sweep(request, uploads, idempotency_key=idempotency_key)
@@ -315,6 +316,7 @@ class AsyncGPUClient(AsyncPlanning, AsyncKeeping, AsyncSweeping):
         *,
         account: str | None = None,
         promo_code: str | None = None,
+        spot: bool = False,
     ) -> models.Quote:
         """What a request would cost, itemised."""
         request = make(
@@ -324,6 +326,7 @@ class AsyncGPUClient(AsyncPlanning, AsyncKeeping, AsyncSweeping):
             duration_seconds=seconds_of(duration),
             account=account,
             promo_code=promo_code,
+            spot=spot,
         )
         return await self.send(requests.quote(request))
 

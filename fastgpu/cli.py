@@ -18,7 +18,7 @@ import typer
 
 from fastgpu import array_views, cli_artifacts, notice_views, rule_views, run_views, start_views, views
 from fastgpu.cli_output import Account, AsJson, Count, GpuType, Promo, Time, print_answer, tell, writer
-from fastgpu.cli_submit import By, MaxCost, add_to
+from fastgpu.cli_submit import By, MaxCost, Spot, add_to
 from fastgpu.client import GPUClient
 from fastgpu.errors import FastGPUError, InvalidRequest, JobFailed, NotFound, Unavailable
 from fastgpu.formatting import one_line
@@ -67,12 +67,13 @@ def quote(
     time: Time = "1h",
     account: Account = None,
     promo: Promo = None,
+    spot: Spot = False,
     as_json: AsJson = False,
 ) -> None:
     """What a job would cost, itemised, and whether it would be taken."""
     client = make_client()
     gpu_type = choose_gpu_type(gpu, client.options(account, promo).offers)
-    answer = client.quote(gpu_type, count, time, account=account, promo_code=promo)
+    answer = client.quote(gpu_type, count, time, account=account, promo_code=promo, spot=spot)
     print_answer(answer, as_json, lambda lens: views.quote(answer, lens))
 
 
@@ -85,12 +86,13 @@ def when(
     max_cost: MaxCost = None,
     account: Account = None,
     promo: Promo = None,
+    spot: Spot = False,
     as_json: AsJson = False,
 ) -> None:
     """When a job costs least: starts up to a deadline, what each costs and why."""
     client = make_client()
     gpu_type = choose_gpu_type(gpu, client.options(account, promo).offers)
-    answer = client.when(gpu_type, count, time, by=by, account=account, promo_code=promo, max_cost=max_cost)
+    answer = client.when(gpu_type, count, time, by=by, account=account, promo_code=promo, max_cost=max_cost, spot=spot)
     print_answer(answer, as_json, lambda lens: start_views.start_plan(answer, lens))
 
 

@@ -46,6 +46,7 @@ Retries = Annotated[int, typer.Option("--retries", help="Attempts more after fai
 Grace = Annotated[
     int | None, typer.Option("--grace", help="Seconds between the order to stop and the kill.", min=0, max=600)
 ]
+Spot = Annotated[bool, typer.Option("--spot", help="Cheaper; interrupted when one that pays in full needs its GPUs.")]
 Again = Annotated[bool, typer.Option("--again", help="Submit although an identical job is still active.")]
 Command = Annotated[bool, typer.Option("--command", help="PROGRAM is a command of the machine, not a file.")]
 Program = Annotated[str, typer.Argument(metavar="PROGRAM", help="A .py or .ipynb file.")]
@@ -78,6 +79,7 @@ def _send(
     after: After = None,
     retries: Retries = 0,
     grace: Grace = None,
+    spot: Spot = False,
 ) -> Job | JobArray:
     """Submit as the command line says; its options are this function's parameters."""
     submit: Callable[..., Job | JobArray] = client.submit
@@ -105,6 +107,7 @@ def _send(
         after=after or (),
         retries=retries,
         grace=grace,
+        spot=spot,
     )
 
 

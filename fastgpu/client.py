@@ -184,6 +184,7 @@ class GPUClient(Planning, Keeping, Sweeping, Standing, Managing):
         after: object = (),
         retries: int = 0,
         grace: int | None = None,
+        spot: bool = False,
         idempotency_key: str | None = None,
     ) -> Job | JobArray:
         """Send a program off as a GPU job and return its handle at once.
@@ -203,7 +204,8 @@ class GPUClient(Planning, Keeping, Sweeping, Standing, Managing):
         once, and returns a :class:`~fastgpu.job_array.JobArray`; ``{lr}`` in ``args`` becomes the value, and
         :func:`fastgpu.parameters` gives all of them. ``after`` names jobs or arrays, by handle or id, that must have
         succeeded before it starts. ``retries`` counts further attempts after a failure that is not the program's own;
-        ``grace`` are the seconds between the order to stop (SIGTERM) and the kill.
+        ``grace`` are the seconds between the order to stop (SIGTERM) and the kill. ``spot=True`` is cheaper; the job is
+        interrupted and put back into the queue when one that pays in full needs its GPUs.
         """
         around = Around(outputs, sources or {}, python, lock)
         timing = self.timing(start, by)
@@ -223,7 +225,7 @@ class GPUClient(Planning, Keeping, Sweeping, Standing, Managing):
             again=again,
             timing=timing,
             around=around,
-            together=Together(array, max_running, after, retries, grace),
+            together=Together(array, max_running, after, retries, grace, spot),
         )
         if array is not None:
             return self.submit_sweep(request, uploads, idempotency_key=idempotency_key)
@@ -356,6 +358,7 @@ class GPUClient(Planning, Keeping, Sweeping, Standing, Managing):
         account: str | None = None,
         promo_code: str | None = None,
         starts_at: datetime | None = None,
+        spot: bool = False,
     ) -> models.Quote:
         """What a request would cost, itemised; ``allowed`` and ``refusal`` say whether it would be taken."""
         request = make(
@@ -366,6 +369,7 @@ class GPUClient(Planning, Keeping, Sweeping, Standing, Managing):
             account=account,
             promo_code=promo_code,
             starts_at=starts_at,
+            spot=spot,
         )
         return self.send(requests.quote(request))
 

@@ -23,6 +23,7 @@ def plan_request(
     account: str | None = None,
     promo_code: str | None = None,
     max_cost: Amount | None = None,
+    spot: bool = False,
 ) -> models.StartPlanRequest:
     """The question which start costs least. Raises InvalidRequest."""
     return make(
@@ -34,6 +35,7 @@ def plan_request(
         account=account,
         promo_code=promo_code,
         max_cost_micros=micros_of(max_cost),
+        spot=spot,
     )
 
 
@@ -56,6 +58,7 @@ class Planning:
         account: str | None = None,
         promo_code: str | None = None,
         max_cost: Amount | None = None,
+        spot: bool = False,
     ) -> models.StartPlan:
         """When this costs least: starts up to a deadline with their cost, and the one to choose.
 
@@ -64,7 +67,14 @@ class Planning:
         """
         deadline = self.timing("now", by).by
         request = plan_request(
-            gpu_type, gpu_count, duration, deadline, account=account, promo_code=promo_code, max_cost=max_cost
+            gpu_type,
+            gpu_count,
+            duration,
+            deadline,
+            account=account,
+            promo_code=promo_code,
+            max_cost=max_cost,
+            spot=spot,
         )
         return self.send(requests.start_plan(request))
 
@@ -94,11 +104,19 @@ class AsyncPlanning:
         account: str | None = None,
         promo_code: str | None = None,
         max_cost: Amount | None = None,
+        spot: bool = False,
     ) -> models.StartPlan:
         """When this costs least; arguments as in :meth:`fastgpu.client.GPUClient.when`."""
         deadline = (await self.timing("now", by)).by
         request = plan_request(
-            gpu_type, gpu_count, duration, deadline, account=account, promo_code=promo_code, max_cost=max_cost
+            gpu_type,
+            gpu_count,
+            duration,
+            deadline,
+            account=account,
+            promo_code=promo_code,
+            max_cost=max_cost,
+            spot=spot,
         )
         return await self.send(requests.start_plan(request))
 

@@ -25,7 +25,8 @@ class Together:
     """What a submission says of other jobs and attempts.
 
     ``array`` makes a job for each combination of values, at most ``max_running`` at once; ``after`` are jobs or arrays
-    (handles or ids) that must have succeeded; ``retries`` counts further attempts; ``grace`` are seconds.
+    (handles or ids) that must have succeeded; ``retries`` counts further attempts; ``grace`` are seconds. A ``spot``
+    job is cheaper, and is interrupted and put back into the queue when one that pays in full needs its GPUs.
     """
 
     array: Mapping[str, Iterable[object]] | None = None
@@ -33,6 +34,7 @@ class Together:
     after: object = ()
     retries: int = 0
     grace: int | None = None
+    spot: bool = False
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -43,6 +45,7 @@ class Together:
             "after": _ids(self.after),
             "retries": self.retries,
             "grace_seconds": self.grace,
+            "spot": self.spot,
         }
 
 

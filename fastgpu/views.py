@@ -141,6 +141,9 @@ def quote(answer: models.Quote, lens: Lens) -> View:
         facts.insert(1, ("at least", format_money(answer.min_micros, answer.currency)))
     if answer.list_micros > answer.max_micros:
         facts.insert(1, ("saved", format_money(answer.list_micros - answer.max_micros, answer.currency)))
+    if answer.spot:
+        less = format_money(answer.spot_saves_micros, answer.currency)
+        facts.insert(1, ("as a spot job", f"{less} less; interrupted when one that pays in full needs its GPUs"))
     verdict = "It would be accepted now." if answer.allowed else "It would be refused now."
     if answer.refusal:
         verdict = f"It would be refused now: {explain(answer.refusal, lens)}"
@@ -171,7 +174,7 @@ def charge_lines(lines: Sequence[models.ChargeLine], currency: str, at: Callable
 
 
 def _rule(line: models.ChargeLine) -> str:
-    price = f"price {line.price_id}"
+    price = f"price {line.price_id}{f' ({one_line(line.price_note)})' if line.price_note else ''}"
     if line.promotion_id is None:
         return price
     text = f"{price}, promotion {line.promotion_id} {one_line(line.promotion_name)}".rstrip()
@@ -255,6 +258,8 @@ def job_state(job: models.Job) -> str:
         words = f"{words}, place {job.queue_place}"
     if job.state is models.JobState.failed and job.exit_code is not None:
         words = f"{words}, exit code {job.exit_code}"
+    if job.spot:
+        words = f"{words}, spot"
     return f"{words}, attempt {job.attempt}" if job.attempt > 1 else words
 
 

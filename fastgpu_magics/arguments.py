@@ -118,6 +118,8 @@ def _add_what(parser: Parser) -> None:
     parser.add_argument("--time", default="1h", metavar="LIMIT", help="Time limit, for example 45m, 2h, 1h30m (1h).")
     parser.add_argument("--account", metavar="A", help="Who pays: class:NAME or person:NAME.")
     parser.add_argument("--promo", metavar="CODE", help="Promotion code.")
+    spot = "Cheaper; interrupted and put back into the queue when one that pays in full needs its GPUs."
+    parser.add_argument("--spot", action="store_true", help=spot)
 
 
 def _quote() -> CommandLine:

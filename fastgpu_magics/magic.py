@@ -132,7 +132,7 @@ class FastGPUMagics(Magics):
     def _quote_of(self, options: argparse.Namespace) -> models.Quote:
         gpu_type = self._gpu_type(options)
         return self.client.quote(
-            gpu_type, options.count, options.time, account=options.account, promo_code=options.promo
+            gpu_type, options.count, options.time, account=options.account, promo_code=options.promo, spot=options.spot
         )
 
     def _quote(self, options: argparse.Namespace) -> Shown:
@@ -145,7 +145,7 @@ class FastGPUMagics(Magics):
         return Shown(view, {**json_of(answer), "start_plan": json_of(plan)})
 
     def _plan_of(self, options: argparse.Namespace, max_cost: str | None = None) -> models.StartPlan:
-        costs = {"account": options.account, "promo_code": options.promo, "max_cost": max_cost}
+        costs = {"account": options.account, "promo_code": options.promo, "max_cost": max_cost, "spot": options.spot}
         return self.client.when(self._gpu_type(options), options.count, options.time, by=options.by, **costs)
 
     def _when(self, options: argparse.Namespace) -> Shown:

@@ -109,7 +109,7 @@ def around_of(options: argparse.Namespace) -> Around:
 def together_of(options: argparse.Namespace) -> Together:
     """The sweep, what it waits for, its attempts and grace."""
     swept = sweep_of("--array", options.array)
-    return Together(swept, options.max_running, options.after, options.retries, options.grace)
+    return Together(swept, options.max_running, options.after, options.retries, options.grace, options.spot)
 
 
 def name_of(cell: str) -> str:

@@ -18,6 +18,7 @@ MOST_LINES = 400
 LONGER_FOR_A_REASON = {
     "fastgpu_hub/engines/shepherd.py": "started alone, with -I -S, to come up fast: it can import none of ours",
     "tests/contracts/test_store.py": "one contract, one suite: every store passes all of it",
+    "tests/service/test_access_matrix.py": "one table: every route, every verb, everybody",
     "fastgpu/models.py": "the wire's whole vocabulary in one place, data only, read top to bottom",
 }
 PACKAGES = ("fastgpu/", "fastgpu_hub/", "fastgpu_magics/")

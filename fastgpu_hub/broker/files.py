@@ -56,8 +56,11 @@ class Files:
         """Run what may take long in a thread of our own, of which there are few."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
+    def _open_for_work(self) -> bool:
+        return not self._runtime.closing
+
     def close(self) -> None:
-        """Begin nothing more, and give up what is fetched."""
+        """Begin nothing more, and give up what is fetched or kept; the next service does it again."""
         for fetch in self._fetches.values():
             fetch.given_up.set()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -207,7 +210,7 @@ class Files:
                 return
             try:
                 for artifact in todo:
-                    await self.blocking(partial(keeping.copy, engine, store, artifact))
+                    await self.blocking(partial(keeping.copy, engine, store, artifact, self._open_for_work))
             except keeping.Changed as change:
                 log.info("%s: %s; looking again", workload.id, change)
                 continue

@@ -7,12 +7,13 @@ is kept after. Whatever is interrupted is done again; it has the same address th
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import BinaryIO, cast
 
 from fastgpu_hub.broker import admission, lifecycle, outputs
 from fastgpu_hub.broker.admission import Rules
-from fastgpu_hub.broker.ports.files import FileStore
+from fastgpu_hub.broker.ports.files import FileStore, FilesUnavailable
 from fastgpu_hub.broker.ports.records import Artifact, Workload
 from fastgpu_hub.broker.ports.store import UnitOfWork
 from fastgpu_hub.broker.ports.world import Engine, FileEntry
@@ -137,13 +138,25 @@ def waits(uow: UnitOfWork, workload_id: str) -> None:
         uow.save_workload(replace(workload, artifacts_note=Explained("artifacts_waiting", message)))
 
 
-def copy(engine: Engine, store: FileStore, artifact: Artifact) -> None:
+class _Stoppable:
+    """A file to read from as long as ``go_on`` says so: nobody can stop a thread that copies a large one."""
+
+    def __init__(self, file: BinaryIO, go_on: Callable[[], bool]) -> None:
+        self._file, self._go_on = file, go_on
+
+    def read(self, size: int = -1) -> bytes:
+        if not self._go_on():
+            raise FilesUnavailable("the service is closing")
+        return self._file.read(size)
+
+
+def copy(engine: Engine, store: FileStore, artifact: Artifact, go_on: Callable[[], bool] = lambda: True) -> None:
     """Copy one file. Raises Changed when it is not what it was, FilesUnavailable. Blocks."""
     source = engine.open_file(artifact.workload_id, artifact.path)
     if source is None:
         raise Changed(artifact.path)
     with source:
         try:
-            store.put(artifact.url, source, artifact.size_bytes)
+            store.put(artifact.url, cast("BinaryIO", _Stoppable(source, go_on)), artifact.size_bytes)
         except ValueError as error:
             raise Changed(f"{artifact.path}: {error}") from None

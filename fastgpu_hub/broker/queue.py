@@ -23,12 +23,26 @@ MOST_AGE_MS = 1000
 QUICK_SECONDS = 0.002
 REST_FACTOR = 20
 HISTORY = 5000
+HISTORY_PART = 250
 
 
-def history(uow: UnitOfWork, rules: Rules) -> list[tuple[Want, Workload]]:
-    """The latest workloads that have ended, oldest first, as the scheduler saw them."""
-    ended = uow.workloads(states=("ended",), newest_first=True, limit=HISTORY)
-    return [(want_of(workload, rules, workload.requested_ms), workload) for workload in reversed(ended)]
+def history(uow: UnitOfWork, rules: Rules) -> list[tuple[Want, int, int]]:
+    """The latest workloads that have ended and tell how long such ones run, oldest first: as the scheduler saw them,
+    when they were requested, how long they ran.
+
+    A part at a time, for in full they take much memory.
+    """
+    past: list[tuple[Want, int, int]] = []
+    for offset in range(0, HISTORY, HISTORY_PART):
+        ended = uow.workloads(states=("ended",), newest_first=True, limit=HISTORY_PART, offset=offset)
+        past += [
+            (want_of(one, rules, one.requested_ms), one.requested_ms, one.ended_ms - one.billed_from_ms)
+            for one in ended
+            if tells_run_time(one) and one.billed_from_ms is not None and one.ended_ms is not None
+        ]
+        if len(ended) < HISTORY_PART:
+            break
+    return past[::-1]
 
 
 def tells_run_time(workload: Workload | None) -> bool:
@@ -91,9 +105,7 @@ class Queue:
             want = self.state.waiting(workload_id)
             return why.sooner(self.state, want, now_ms) if want is not None else ()
 
-    def learn(self, past: Iterable[tuple[Want, Workload]]) -> None:
+    def learn(self, past: Iterable[tuple[Want, int, int]]) -> None:
         """Learn run times from workloads that have ended, oldest first; before anything else is told."""
-        predictor = self.state.predictor
-        for want, workload in past:
-            if tells_run_time(workload) and workload.billed_from_ms is not None and workload.ended_ms is not None:
-                predictor.remember(want, workload.requested_ms, workload.ended_ms - workload.billed_from_ms)
+        for want, requested_ms, ran_ms in past:
+            self.state.predictor.remember(want, requested_ms, ran_ms)

@@ -17,7 +17,7 @@ from fastgpu_hub.broker.ports.store import UnitOfWork
 from fastgpu_hub.broker.ports.world import GpuDevice
 from fastgpu_hub.broker.settings import MINUTE_MS, Settings
 from fastgpu_hub.broker.views import Live
-from fastgpu_hub.pricing import metering, promotions, quotas, windows
+from fastgpu_hub.pricing import fractions, metering, promotions, quotas, windows
 from fastgpu_hub.pricing.explain import Refused
 from fastgpu_hub.pricing.metering import Line
 from fastgpu_hub.pricing.pricebook import Rate
@@ -64,7 +64,11 @@ def type_info(devices: Iterable[GpuDevice], gpu_type: str) -> TypeInfo:
     device = next((d for d in devices if d.gpu_type == gpu_type), None)
     if device is None:
         return TypeInfo(gpu_type, None, False, "")
-    return TypeInfo(device.name, device.memory_bytes, device.simulated, suited_for(device.memory_bytes))
+    suited, shares = suited_for(device.memory_bytes), fractions.shares_of(gpu_type)
+    if shares is not None:
+        shared = f"up to {shares} at once on one GPU: neither memory nor speed is kept apart"
+        suited = f"{suited}; {shared}" if suited else shared
+    return TypeInfo(device.name, device.memory_bytes, device.simulated, suited)
 
 
 def suited_for(memory_bytes: int | None) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from fastgpu_hub.broker.metrics import Series
 from fastgpu_hub.broker.ports.records import RunRecord
 from fastgpu_hub.broker.ports.store import StoreUnavailable, UnitOfWork
 from fastgpu_hub.broker.ports.world import Engine, GpuSample
+from fastgpu_hub.scheduling import scheduler
 
 if TYPE_CHECKING:
     from fastgpu_hub.broker.runtime import Runtime
@@ -43,6 +45,7 @@ class RunKeeper:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._histories: dict[str, History] = {}
+        self._fractions: dict[str, float] = {}
         self._taken_up = False
 
     async def run(self) -> None:
@@ -55,12 +58,31 @@ class RunKeeper:
             try:
                 if runtime.state.inventory.holder:
                     await runtime.gpus.sample()
+                    await self._hear_progress()
                 if looks % LOOKS_PER_SAVE == 0 and self._histories:
                     await self.save()
             except StoreUnavailable as error:
                 log.error("the database does not answer, the use of GPUs was not saved: %s", error)
             except Exception:
                 log.exception("the use of GPUs could not be followed")
+
+    async def _hear_progress(self) -> None:
+        """Tell the scheduler how far the jobs are that tell it anew, so that it expects their ends by that."""
+        runtime = self._runtime
+        jobs = [who for who, running in runtime.state.holding.items() if running.want.kind == "job"]
+        now_ms = runtime.clock.now_ms()
+        for job_id, fraction in (await asyncio.to_thread(self._fractions_of, jobs)).items():
+            if fraction != self._fractions.get(job_id) and job_id in runtime.state.holding:
+                self._fractions[job_id] = fraction
+                runtime.feed(scheduler.Progressed(job_id, fraction, now_ms))
+
+    def _fractions_of(self, job_ids: Iterable[str]) -> dict[str, float]:
+        found = {}
+        for job_id in job_ids:
+            with suppress(OSError):
+                if (told := progress_of(self._runtime.engine, job_id)) is not None:
+                    found[job_id] = told.fraction
+        return found
 
     async def _take_up(self) -> None:
         """Go on with the histories of what ran before the service was started."""
@@ -91,6 +113,7 @@ class RunKeeper:
     def forget(self, workload_id: str) -> None:
         """It has ended, and what is to be kept is kept."""
         self._histories.pop(workload_id, None)
+        self._fractions.pop(workload_id, None)
 
     async def save(self) -> None:
         """Keep what was read so far of every job that runs. Raises StoreUnavailable."""

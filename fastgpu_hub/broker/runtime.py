@@ -312,7 +312,7 @@ class Runtime(Watchers):
             log.exception("job %s could not be handed to the engine", workload.id)
             await exits.not_started(self, workload.id)
             return
-        if workload.id in self.to_stop:  # while it was being started; an order that was not heard, the reconciler finds
+        if workload.id in self.to_stop or workload.id not in self.state.holding:  # while it was being started
             await self.engine.stop(workload.id, grace_ms(workload, self.settings) / 1000)
 
     # ------------------------------------------------------------ engines

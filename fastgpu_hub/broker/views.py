@@ -16,7 +16,7 @@ from fastgpu_hub.broker.endings import ending_of, started_words
 from fastgpu_hub.broker.held import GpusHeld
 from fastgpu_hub.broker.ports.records import AuditEntry, Hold, Workload
 from fastgpu_hub.broker.ports.store import UnitOfWork
-from fastgpu_hub.broker.ports.world import GpuDevice, GpuSample
+from fastgpu_hub.broker.ports.world import GpuDevice, GpuSample, physical_uuids
 from fastgpu_hub.broker.sweeps import parameters_of
 from fastgpu_hub.broker.waiting import hindrance, of_its_array
 from fastgpu_hub.pricing import metering
@@ -190,7 +190,7 @@ def gpu_use(device: GpuDevice, sample: GpuSample) -> models.GpuUse:
 def lease_environment(workload: Workload) -> dict[str, str]:
     """Variables that give a server exactly its leased GPUs."""
     variables = {
-        "CUDA_VISIBLE_DEVICES": ",".join(workload.gpu_uuids),
+        "CUDA_VISIBLE_DEVICES": ",".join(physical_uuids(workload.gpu_uuids)),
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "FASTGPU_LEASE_ID": workload.id,
     }

@@ -16,7 +16,8 @@ from fastgpu_hub.broker.ports.records import Hold, Posting
 from fastgpu_hub.broker.ports.store import UnitOfWork
 from fastgpu_hub.broker.verify import Fault, Terms
 
-NEW_ENTRIES = 20_000
+NEW_ENTRIES = 5_000
+NEW_PARTS = 4  # so many at most: in one piece they would take much memory
 OLD_ENTRIES = 2_000
 WORKLOADS = 100
 ACCOUNTS = 500
@@ -110,29 +111,37 @@ class LedgerWatch:
     def check(self, uow: UnitOfWork) -> list[Fault]:
         """What is known not to fit, after this round's entries."""
         holds = uow.open_holds()
-        live, new, caught_up = self._replay(uow)
-        self._look_at_workloads(uow, holds, {posting.workload_id for posting in new if posting.workload_id})
+        live, workloads, accounts, caught_up = self._replay(uow)
+        self._look_at_workloads(uow, holds, workloads)
         if caught_up:
-            touched = {hold.account for hold in holds}.union(*((new_.debit, new_.credit) for new_ in new))
-            self._look_at_accounts(live.accounts, holds, touched)
+            self._look_at_accounts(live.accounts, holds, accounts | {hold.account for hold in holds})
         kept = [*self._accounts.values(), *self._workloads.values()]
         return [*live.faults, *(fault for faults in kept for fault in faults)]
 
-    def _replay(self, uow: UnitOfWork) -> tuple[_Replay, list[Posting], bool]:
-        """Follow what is new and some of what is old; whether everything was followed."""
+    def _replay(self, uow: UnitOfWork) -> tuple[_Replay, set[str], set[str], bool]:
+        """Follow what is new and some of what is old; which workloads and accounts the new is about, and whether
+        everything was followed."""
         live = self._live or _Replay(Accounts(uow.grants()))
         sweep = self._sweep or _Replay(Accounts(uow.grants()))
-        new = uow.postings(live.last_id, NEW_ENTRIES)
-        if self._live is not None and any(posting.grant_id is not None for posting in new):
-            grants = uow.grants()
-            live.accounts.know(grants)
-            sweep.accounts.know(grants)
-        live.follow(new)
+        workloads: set[str] = set()
+        accounts: set[str] = set()
+        caught_up = False
+        for _ in range(NEW_PARTS):
+            new = uow.postings(live.last_id, NEW_ENTRIES)
+            if self._live is not None and any(posting.grant_id is not None for posting in new):
+                grants = uow.grants()
+                live.accounts.know(grants)
+                sweep.accounts.know(grants)
+            live.follow(new)
+            workloads |= {posting.workload_id for posting in new if posting.workload_id}
+            accounts = accounts.union(*((posting.debit, posting.credit) for posting in new))
+            if caught_up := len(new) < NEW_ENTRIES:
+                break
         old = uow.postings(sweep.last_id, OLD_ENTRIES)
         sweep.follow(old)
         swept = len(old) < OLD_ENTRIES and sweep.last_id >= live.last_id
         self._live, self._sweep = (sweep, None) if swept else (live, sweep)
-        return self._live, new, len(new) < NEW_ENTRIES
+        return self._live, workloads, accounts, caught_up
 
     def _look_at_workloads(self, uow: UnitOfWork, holds: Sequence[Hold], touched: set[str]) -> None:
         old = uow.workloads_after(self._after["workload"], WORKLOADS)

@@ -70,7 +70,7 @@ class Environments:
         folder: Path,
         blobs: BlobFolder,
         *,
-        default: str,
+        default: Callable[[], str],
         known: Mapping[str, str],
         pip_options: Sequence[str],
         build_seconds: float,
@@ -97,7 +97,7 @@ class Environments:
 
     def _base(self, launch: Launch) -> str:
         if launch.python is None:
-            return self._default
+            return self._default()
         if launch.python not in self._known:
             raise CannotStart(f"There is no environment {launch.python!r} any more.")
         return self._known[launch.python]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fastgpu_hub.broker.jobs_input import check_job_input
-from fastgpu_hub.broker.ports.world import Launch
+from fastgpu_hub.broker.ports.world import Launch, physical_uuids
 from fastgpu_hub.engines import safe_files
 from fastgpu_hub.engines.blobs import BlobFolder
 from fastgpu_hub.engines.job_folder import METRICS_FILE, JobFolder
@@ -82,7 +82,7 @@ def job_environment(
 ) -> dict[str, str]:
     """Everything a job finds in its environment: little of the service's own (``passed``), its owner's, the lease's."""
     lease = {
-        "CUDA_VISIBLE_DEVICES": ",".join(launch.gpu_uuids),
+        "CUDA_VISIBLE_DEVICES": ",".join(physical_uuids(launch.gpu_uuids)),
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "FASTGPU_JOB_ID": launch.lease_id,
         "FASTGPU_LEASE_ID": launch.lease_id,

@@ -160,7 +160,7 @@ class LocalEngine(LoggingConfigurable):
         self._environments = Environments(
             root / "environments",
             self._blobs,
-            default=self.python,
+            default=lambda: self.python,
             known=self.environments,
             pip_options=self.pip_options,
             build_seconds=self.environment_seconds,

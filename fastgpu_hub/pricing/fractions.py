@@ -59,6 +59,12 @@ def part_of(gpu_type: str) -> tuple[str, Fraction] | None:
     return match["of"], mean * Fraction(instance, compute)
 
 
+def shares_of(gpu_type: str) -> int | None:
+    """How many share what a GPU type is one share of; None for what is no share."""
+    match = _SHARE.fullmatch(gpu_type)
+    return None if match is None or part_of(gpu_type) is None else int(match["shares"])
+
+
 def fraction_of(gpu_type: str) -> tuple[str, Fraction]:
     """The physical GPU type and which part of it a GPU type is: ``h100-80gb.1g.10gb`` is 15/112 of ``h100-80gb``.
 

@@ -157,17 +157,22 @@ def book(free: dict[Node, Profile], pool: Pool, want: Want, length_ms: float, fr
 def conservative(state: State, line: Line, pool: Pool, now_ms: int) -> list[tuple[Want, Places]]:
     """What can start now without delaying anybody ahead, by the plan of all the first ones in order."""
     free = profiles(state, pool, now_ms)
-    chosen = []
+    chosen: list[tuple[Want, Places]] = []
     limits: dict[str, int] = {}
-    for want in state.in_order(line.gpu_type, now_ms)[:CONSERVATIVE_DEPTH]:
+    left, planned = pool.free - state.seats_left(line.gpu_type), 0
+    for want in state.in_order(line.gpu_type, now_ms):
         lot = state.lot_of.get(want.id)
-        if lot is None:
+        if lot is None or not pool.could_ever(want.gpu_count):
             continue
         if any(state.held_per_key[key] + limits.get(key, 0) + want.gpu_count > limit for key, limit in want.limits):
             continue
         at_ms, places = book(free, pool, want, state.runs_ms(want, lot.batch, now_ms), now_ms)
-        if at_ms == now_ms:
+        if at_ms == now_ms and want.gpu_count <= left:
             chosen.append((want, places))
+            left -= want.gpu_count
             for key, _ in want.limits:
                 limits[key] = limits.get(key, 0) + want.gpu_count
+        planned += 1
+        if planned == CONSERVATIVE_DEPTH:
+            break
     return chosen

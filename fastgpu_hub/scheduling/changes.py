@@ -6,7 +6,7 @@ For ``scheduler.handle`` alone; nothing else calls them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable
 
 from fastgpu_hub.scheduling.policies import Want
 from fastgpu_hub.scheduling.prediction import Batch
@@ -28,10 +28,11 @@ def join(state: State, line: Line, want: Want, batch: Batch, number: int, now_ms
     key = (batch, want.gpu_count, want.limits, want.account, want.kind, want.spot, want.priority, want.expected_ms)
     lot = line.lots.get(key)
     if lot is None:
-        lot = line.lots[key] = Lot(key, batch, want.gpu_count)
+        lane = want.gpu_count if want.kind == "job" else -want.gpu_count
+        lot = line.lots[key] = Lot(key, batch, want.gpu_count, lane)
         state.lots_of.setdefault(batch, {})[lot] = None
-        if state.policy.standing:
-            line.by_owner.setdefault(want.owner, {})[lot] = None
+        for whose in _whose(state, want):
+            line.by_owner.setdefault(whose, {})[lot] = None
     wants, numbers = lot.wants, lot.numbers
     place = len(wants)
     while place and (wants[place - 1].requested_ms, numbers[place - 1]) > (want.requested_ms, number):
@@ -40,10 +41,17 @@ def join(state: State, line: Line, want: Want, batch: Batch, number: int, now_ms
     numbers.insert(place, number)
     state.lot_of[want.id] = lot
     line.size += 1
-    if len(wants) == 1 or (place == 0 and lot.score is not None):
+    if len(wants) == 1 or (place == 0 and lot.entry):
         state.push(line, lot, state.score(want, batch, now_ms))
     if state.policy.patience is not None:
-        line.review_ms = min(line.review_ms, state.patient_ms(want, batch, now_ms))
+        state.expect(line, want, batch, number, now_ms)
+
+
+def _whose(state: State, want: Want) -> tuple[Hashable, ...]:
+    """Of whom the standing is a matter of a request's score."""
+    if not state.policy.standing:
+        return ()
+    return (want.owner, ("account", want.account)) if state.policy.standing == "use" else (want.owner,)
 
 
 def leave(state: State, want_id: str) -> tuple[Want, Batch, int] | None:
@@ -55,7 +63,7 @@ def leave(state: State, want_id: str) -> tuple[Want, Batch, int] | None:
     want, number = lot.wants[place], lot.numbers[place]
     line = state.lines[want.gpu_type]
     remove(state, line, lot, place)
-    if place == 0 and lot.wants and lot.score is not None:
+    if place == 0 and lot.wants and lot.entry:
         state.push(line, lot, state.score(lot.wants[0], lot.batch, want.requested_ms))
     return want, lot.batch, number
 
@@ -71,22 +79,22 @@ def remove(state: State, line: Line, lot: Lot, place: int) -> None:
     del state.lot_of[want.id]
     line.size -= 1
     if not lot.wants:
-        _retire(state, line, lot, want.owner)
+        _retire(state, line, lot, want)
     if line.reservation is not None and line.reservation.want_id == want.id:
         line.reservation = None
 
 
-def _retire(state: State, line: Line, lot: Lot, owner: str) -> None:
-    lot.score = None
+def _retire(state: State, line: Line, lot: Lot, last: Want) -> None:
+    lot.entry = 0
     del line.lots[lot.key]
     lots = state.lots_of[lot.batch]
     del lots[lot]
     if not lots:
         del state.lots_of[lot.batch]
-    if owner in line.by_owner:
-        line.by_owner[owner].pop(lot, None)
-        if not line.by_owner[owner]:
-            del line.by_owner[owner]
+    for whose in _whose(state, last):
+        line.by_owner[whose].pop(lot, None)
+        if not line.by_owner[whose]:
+            del line.by_owner[whose]
     for key, _ in lot_limits(lot):
         if key in state.blocked:
             state.blocked[key].pop(lot, None)
@@ -137,10 +145,10 @@ def release(state: State, running: Running, ran_ms: float, now_ms: int) -> list[
         line.spot.pop(want.id, None)
         state.preempting.pop(want.id, None)
     if (standing := state.policy.standing) in ("share", "use"):
-        used = ran_ms * want.gpu_count - running.noted_gpu_ms
         account = want.account if standing == "use" else ""
-        state.shares[want.gpu_type].add(want.owner, account, used, now_ms)
-        if used < 0 and line.size:
+        used, noted = ran_ms * want.gpu_count, running.noted_gpu_ms
+        more = state.shares[want.gpu_type].add(want.owner, account, used, now_ms, noted, running.since_ms)
+        if more < 0 and line.size:
             _restand(state, line, want, now_ms)
     if line.size:
         for lot in state.lots_of.get(running.batch, ()):
@@ -150,18 +158,23 @@ def release(state: State, running: Running, ran_ms: float, now_ms: int) -> list[
 
 def _restand(state: State, line: Line, want: Want, now_ms: int) -> None:
     """A person stands better now (and where that counts, all of their account): so do their requests."""
-    whose: Iterable[dict[Lot, None]] = (line.by_owner.get(want.owner, {}),)
-    if state.policy.standing == "use" and want.account:
-        whose = list(line.by_owner.values())
-    for lots in whose:
-        for lot in lots:
+    for whose in _whose(state, want):
+        for lot in line.by_owner.get(whose, ()):
             state.improve(line, lot, now_ms)
+
+
+def rebase(state: State, line: Line, now_ms: int) -> None:
+    """Keep the numbers small that recent use is written down in, and the heaps in order where they are made of those."""
+    if state.shares[line.gpu_type].rebase(now_ms):
+        for lot in line.lots.values():
+            if lot.entry:
+                state.push(line, lot, state.score(lot.wants[0], lot.batch, now_ms))
 
 
 def came_true(state: State, want_id: str, now_ms: int) -> None:
     """Compare a wait with what was foretold, so that what is foretold next has honest bounds."""
     if (told := state.foretold.pop(want_id, None)) is not None:
         told_ms, wait_ms = told
-        away = math.log((now_ms - told_ms + WAIT_BASE_MS) / (wait_ms + WAIT_BASE_MS))
+        away = math.log((max(0, now_ms - told_ms) + WAIT_BASE_MS) / (wait_ms + WAIT_BASE_MS))
         state.wait_low.see(away)
         state.wait_high.see(away)

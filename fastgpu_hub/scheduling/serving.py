@@ -75,7 +75,7 @@ def start(state: State, line: Line, pool: Pool, want: Want, places: Places, now_
     batch = lot.batch
     place = 0 if lot.wants[0] is want else lot.wants.index(want)
     number = lot.numbers[place]
-    lot.score = None
+    lot.entry = 0
     remove(state, line, lot, place)
     came_true(state, want.id, now_ms)
     uuids = state.inventory.give(pool, places, want.id)
@@ -144,7 +144,7 @@ class _Serving:
             elif not self._look_at(lot.wants[0], lot, entry):
                 break
         for heap, entry in self.aside:
-            if entry[3].score is entry[0]:
+            if entry[3].entry == entry[2]:
                 heapq.heappush(heap, entry)
         if self.everybody:
             self.line.review_ms = self.review_ms
@@ -156,7 +156,7 @@ class _Serving:
         heap = line.heaps[count]
         if want.limits and (over := exceeded(state, want)) is not None:
             heapq.heappop(heap)
-            lot.score = None
+            lot.entry = 0
             state.blocked.setdefault(over[0], {})[lot] = line
             self._renew(count, heap)
             return True

@@ -18,22 +18,26 @@ NEVER_MS = 1 << 62
 TAIL = 2.0
 WAIT_BASE_MS = 60_000.0
 STRICT_FACTOR = 3.0
+MOST_OUT_OF_DATE = 100
+LOOK_AGAIN_MS = 600_000
 
 
 class Lot:
     """Requests of one batch that differ in nothing the scheduler looks at, in the order they were asked for.
 
-    ``numbers`` count the arrivals: of two with the same score the one that came first is first. ``score`` is that of
-    the first, as it stands in the heap; None while the lot is in none.
+    ``numbers`` count the arrivals: of two with the same score the one that came first is first. ``entry`` is the number
+    of the lot's entry in the heap, with the ``score`` of its first request; 0 while the lot is in no heap. ``lane`` says
+    in which heap: the GPU count, for notebook servers negative.
     """
 
-    __slots__ = ("batch", "gpu_count", "key", "numbers", "score", "wants")
+    __slots__ = ("batch", "entry", "gpu_count", "key", "lane", "numbers", "score", "wants")
 
-    def __init__(self, key: Hashable, batch: Batch, gpu_count: int) -> None:
-        self.key, self.batch, self.gpu_count = key, batch, gpu_count
+    def __init__(self, key: Hashable, batch: Batch, gpu_count: int, lane: int) -> None:
+        self.key, self.batch, self.gpu_count, self.lane = key, batch, gpu_count, lane
         self.wants: deque[Want] = deque()
         self.numbers: deque[int] = deque()
-        self.score: Score | None = None
+        self.entry = 0
+        self.score: Score = None
 
 
 Entry = tuple[Score, int, int, Lot]
@@ -44,7 +48,8 @@ class Reservation:
     """Devices kept for a request that does not fit: from ``from_ms`` on they are expected to be free.
 
     ``spare`` are the nodes it will use, with how many devices of each it leaves over. ``made_room``: others are being
-    interrupted for it, so it comes before everybody else. ``strict``: only time limits are relied on.
+    interrupted for it, so it comes before everybody else. ``strict``: only time limits are relied on. ``leave``: so many
+    devices jobs leave free, where it waits because of seats that are kept.
     """
 
     want_id: str
@@ -53,20 +58,25 @@ class Reservation:
     until_ms: float = 0
     made_room: bool = False
     strict: bool = False
+    leave: int = 0
 
 
 class Line:
-    """The queue of one GPU type: a heap of lots per GPU count. ``review_ms`` is when somebody runs out of patience."""
+    """The queue of one GPU type: a heap of lots per lane. ``review_ms`` is when somebody runs out of patience.
 
-    __slots__ = ("by_owner", "gpu_type", "heaps", "lots", "reservation", "review_ms", "size", "spot")
+    ``overdue`` is a heap of (since when nobody may go ahead of it, number, id) of what waits, and of some that do not.
+    """
+
+    __slots__ = ("by_owner", "gpu_type", "heaps", "lots", "overdue", "reservation", "review_ms", "size", "spot")
 
     def __init__(self, gpu_type: str) -> None:
         self.gpu_type = gpu_type
         self.heaps: dict[int, list[Entry]] = {}
         self.lots: dict[Hashable, Lot] = {}
-        self.by_owner: dict[str, dict[Lot, None]] = {}
+        self.by_owner: dict[Hashable, dict[Lot, None]] = {}
         self.size = 0
         self.review_ms: float = NEVER_MS
+        self.overdue: list[tuple[float, int, str]] = []
         self.reservation: Reservation | None = None
         self.spot: dict[str, None] = {}
 
@@ -184,7 +194,7 @@ class State:
         if strict and limit_ms is not None:
             return max(since_ms + limit_ms, now_ms + 1)
         if running.ends_ms is not None and running.ends_ms > now_ms:
-            return running.ends_ms
+            return running.ends_ms if limit_ms is None else min(running.ends_ms, max(since_ms + limit_ms, now_ms + 1))
         end_ms = since_ms + self.runs_ms(want, running.batch, now_ms)
         if want.expected_ms is None and self.policy.times == "predicted":
             tail_ms = now_ms + TAIL * (now_ms - since_ms)
@@ -205,9 +215,11 @@ class State:
         From then on it waits no longer than the longest time limit of what runs: that is the bound on anybody's wait.
         """
         batch = self.batch_of(want.id)
-        if batch is None or self.policy.patience is None:
-            return False
-        return now_ms - want.requested_ms > STRICT_FACTOR * (self.patient_ms(want, batch, now_ms) - want.requested_ms)
+        return batch is not None and self.policy.patience is not None and now_ms > self.strict_ms(want, batch, now_ms)
+
+    def strict_ms(self, want: Want, batch: Batch, now_ms: int) -> float:
+        """Since when a request has waited so long."""
+        return want.requested_ms + STRICT_FACTOR * (self.patient_ms(want, batch, now_ms) - want.requested_ms)
 
     def standing(self, want: Want) -> Standing:
         """What the policy looks at of a request's owner."""
@@ -247,16 +259,19 @@ class State:
     # ------------------------------------------------------------ the heaps
     def push(self, line: Line, lot: Lot, score: Score) -> None:
         """Put a lot where its first request belongs; whatever older entry it has is worth nothing from now on."""
-        lot.score = score
         self._entries += 1
-        heap = line.heaps.get(lot.gpu_count)
+        lot.score, lot.entry = score, self._entries
+        heap = line.heaps.get(lot.lane)
         if heap is None:
-            heap = line.heaps[lot.gpu_count] = []
+            heap = line.heaps[lot.lane] = []
+        if len(heap) > MOST_OUT_OF_DATE + 2 * len(line.lots):
+            heap[:] = [entry for entry in heap if entry[3].entry == entry[2]]
+            heapq.heapify(heap)
         heapq.heappush(heap, (score, lot.numbers[0], self._entries, lot))
 
     def improve(self, line: Line, lot: Lot, now_ms: int) -> None:
         """Move a lot up if it stands better now. Whoever stands worse is moved down when its turn comes."""
-        if lot.score is not None and (score := self.score(lot.wants[0], lot.batch, now_ms)) < lot.score:
+        if lot.entry and (score := self.score(lot.wants[0], lot.batch, now_ms)) < lot.score:
             self.push(line, lot, score)
 
     def top(self, line: Line, heap: list[Entry], now_ms: int) -> Entry | None:
@@ -264,14 +279,46 @@ class State:
         while heap:
             entry = heap[0]
             lot = entry[3]
-            if lot.score is not entry[0]:
+            if lot.entry != entry[2]:
                 heapq.heappop(heap)
                 continue
             score = self.score(lot.wants[0], lot.batch, now_ms)
             if score > entry[0]:  # it stands worse than when it was put there
-                lot.score = score
                 self._entries += 1
+                lot.score, lot.entry = score, self._entries
                 heapq.heapreplace(heap, (score, entry[1], self._entries, lot))
                 continue
             return entry
         return None
+
+    # ------------------------------------------------------------ who has waited too long
+    def expect(self, line: Line, want: Want, batch: Batch, number: int, now_ms: int) -> None:
+        """Note when a request that joins a line is to be looked at again, whatever its score."""
+        patient_ms = self.patient_ms(want, batch, now_ms)
+        line.review_ms = min(line.review_ms, patient_ms)
+        overdue = line.overdue
+        if len(overdue) > MOST_OUT_OF_DATE + 2 * line.size:
+            overdue[:] = [entry for entry in overdue if entry[2] in self.lot_of]
+            heapq.heapify(overdue)
+        strict_ms = want.requested_ms + STRICT_FACTOR * (patient_ms - want.requested_ms)
+        heapq.heappush(overdue, (strict_ms, number, want.id))
+
+    def overdue(self, line: Line, now_ms: int) -> Want | None:
+        """Of those that nobody may go ahead of any more the one for which that has been so for longest."""
+        heap = line.overdue
+        while heap and heap[0][0] < now_ms:
+            _, number, want_id = heap[0]
+            want = self.waiting(want_id) if want_id in self.lot_of else None
+            if want is None:
+                heapq.heappop(heap)
+                continue
+            strict_ms = self.strict_ms(want, self.lot_of[want_id].batch, now_ms)
+            if strict_ms < now_ms:
+                return want
+            heapq.heapreplace(heap, (strict_ms, number, want_id))
+        return None
+
+    def put_off(self, line: Line, now_ms: int) -> None:
+        """What is overdue waits for something else than devices: it is looked at again later."""
+        _, number, want_id = line.overdue[0]
+        heapq.heapreplace(line.overdue, (now_ms + LOOK_AGAIN_MS, number, want_id))

@@ -22,17 +22,28 @@ from fastgpu_hub.broker.broker import Broker
 from fastgpu_hub.broker.ports.store import StoreUnavailable
 from fastgpu_hub.broker.settings import Settings
 from fastgpu_hub.engines.local import LocalEngine
+from fastgpu_hub.pricing.fractions import MAX_SHARES
 from fastgpu_hub.probes import find_probe
+from fastgpu_hub.scheduling.policies import POLICIES
 from fastgpu_hub.service.app import Site, make_app
 from fastgpu_hub.service.auth import FastGPUAuth
 from fastgpu_hub.service.clock import SystemClock
 from fastgpu_hub.service.hub import RestHub
-from fastgpu_hub.service.process import CannotListen, address_of, bind, die_with_parent, kept_secret, let_pass
+from fastgpu_hub.service.process import (
+    CannotListen,
+    address_of,
+    bind,
+    die_with_parent,
+    kept_secret,
+    let_pass,
+    share_memory,
+)
 from fastgpu_hub.service.routing import BLOB_LIMIT_BYTES
 from fastgpu_hub.service.seeds import apply_seeds, missing_prices, read_seeds
 from fastgpu_hub.store import StoreError, open_store
 
 BODY_SECONDS = 600
+POLICY_LINES = "\n        ".join(f"- ``{policy.name}``: {policy.summary}" for policy in POLICIES.values())
 HUB_VARIABLES = (
     "JUPYTERHUB_API_TOKEN",
     "JUPYTERHUB_API_URL",
@@ -100,6 +111,48 @@ class FastGPUService(Application):
         default_value={"count": 4, "gpu_type": "h100-80gb"},
         help="""
         The pretended GPUs, where GPUs are simulated: ``count`` devices of ``gpu_type``, with ``memory_bytes`` each.
+        """,
+    ).tag(config=True)
+    shared_gpus = Dict(
+        value_trait=Int(min=2, max=MAX_SHARES),
+        key_trait=Unicode(),
+        help="""
+        GPUs that several leases use at once: how many shares each device of a GPU type is given out in.
+
+        For example ``{"l40s-48gb": 4}``: from then on there are devices of the type ``l40s-48gb.share-4``, four of each
+        GPU, at a quarter of its price unless they are given one of their own. Nothing keeps shares apart: whoever holds
+        one sees the whole GPU, can use all of its memory, and makes the others slower. Where that matters use MIG.
+        """,
+    ).tag(config=True)
+    scheduling_policy = Enum(
+        list(POLICIES),
+        default_value="default",
+        help=f"""
+        In which order the queue of each GPU type is served, and who may go ahead.
+
+        {POLICY_LINES}
+        """,
+    ).tag(config=True)
+    interactive_seats = Dict(
+        value_trait=Int(min=0),
+        key_trait=Unicode(),
+        help="""
+        GPUs that jobs leave to notebook servers: how many, by GPU type.
+
+        For example ``{"h100-80gb": 2}``: a job starts only while two are left over besides, or are held by servers.
+        """,
+    ).tag(config=True)
+    spot_percent_off = Int(
+        50,
+        min=0,
+        max=99,
+        help="""
+        How much less than the list price a spot job costs, in percent.
+
+        Spot jobs are interrupted when a job that pays in full needs their GPUs, and go back into the queue. The spot
+        price takes the place of the list price: promotions apply to it as to that. A GPU type has a spot price of its
+        own where the type with ``.spot`` behind it is given one, for example ``h100-80gb.spot``. A job keeps the
+        percentage that it was submitted under.
         """,
     ).tag(config=True)
     server_horizon_minutes = Int(
@@ -225,6 +278,7 @@ class FastGPUService(Application):
         logging.getLogger("fastgpu").setLevel(cast("int", self.log_level))  # a name has become its number by now
         logging.getLogger("fastgpu").handlers = self.log.handlers
         die_with_parent()
+        share_memory()
         sys.setswitchinterval(0.001)  # who waits for an answer is not kept for 5 ms by what others compute
         os.umask(0o077)  # others may pass through our folder (see state_dir), but read nothing in it
         try:
@@ -257,21 +311,7 @@ class FastGPUService(Application):
                 probe,
                 RestHub(os.environ["JUPYTERHUB_API_URL"], os.environ["JUPYTERHUB_API_TOKEN"]),
                 SystemClock(),
-                Settings(
-                    currency=self.currency,
-                    time_zone=self.time_zone,
-                    server_horizon_ms=self.server_horizon_minutes * 60_000,
-                    follow_list_prices=self.list_price_changes == "follow",
-                    follow_promotions=self.promotion_changes == "follow",
-                    stop_grace_seconds=engine.stop_grace_seconds,
-                    max_grace_seconds=engine.max_grace_seconds,
-                    max_artifacts=files.max_artifacts,
-                    max_artifact_bytes=files.max_artifact_bytes,
-                    max_source_bytes=files.max_source_bytes,
-                    fetch_seconds=files.fetch_seconds,
-                    keep_files_days=files.keep_files_days,
-                    keep_artifacts_days=files.keep_artifacts_days,
-                ),
+                self._settings(engine, files),
                 files,
             )
             try:
@@ -295,6 +335,26 @@ class FastGPUService(Application):
         finally:
             await store.close()
 
+    def _settings(self, engine: LocalEngine, files: JobFiles) -> Settings:
+        return Settings(
+            currency=self.currency,
+            time_zone=self.time_zone,
+            server_horizon_ms=self.server_horizon_minutes * 60_000,
+            follow_list_prices=self.list_price_changes == "follow",
+            follow_promotions=self.promotion_changes == "follow",
+            stop_grace_seconds=engine.stop_grace_seconds,
+            max_grace_seconds=engine.max_grace_seconds,
+            max_artifacts=files.max_artifacts,
+            max_artifact_bytes=files.max_artifact_bytes,
+            max_source_bytes=files.max_source_bytes,
+            fetch_seconds=files.fetch_seconds,
+            keep_files_days=files.keep_files_days,
+            keep_artifacts_days=files.keep_artifacts_days,
+            policy=self.scheduling_policy,
+            seats=dict(self.interactive_seats),
+            spot_percent_off=self.spot_percent_off,
+        )
+
     def _engine_folder(self, folder: Path) -> str:
         configured = self.config.LocalEngine.get("state_dir") if "LocalEngine" in self.config else None
         return str(configured or folder / "engine")
@@ -308,7 +368,7 @@ class FastGPUService(Application):
 
     def _probe(self) -> Any:
         pretended: dict[str, Any] = self.simulated_gpus
-        probe, sentence = find_probe(self.probe, **pretended)
+        probe, sentence = find_probe(self.probe, shared_gpus=self.shared_gpus, **pretended)
         self.log.info("%s", sentence)
         return probe
 

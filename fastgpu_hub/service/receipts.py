@@ -114,7 +114,7 @@ def _what(line: ChargeLine) -> str:
 
 def _rules(line: ChargeLine) -> Iterable[str]:
     """Exactly which rules priced a line: the numbers are those of the price's and the promotions' versions."""
-    yield f"price {line.price_id}"
+    yield f"price {line.price_id}{f' ({one_line(line.price_note)})' if line.price_note else ''}"
     for number, name in (
         (line.promotion_id, line.promotion_name),
         (line.stacked_promotion_id, line.stacked_promotion_name),
@@ -178,7 +178,8 @@ def as_html(receipt: Receipt, time_zone: str) -> str:
 
 _COLUMNS = (
     *("lease", "name", "owner", "account", "gpu_type", "simulated", "charge_id", "starts_at", "ends_at", "unit"),
-    *("gpu_count", "quantity", "quantity_unit", "price_id", "list_rate", "rate", "promotion_id", "promotion"),
+    *("gpu_count", "quantity", "quantity_unit", "price_id", "price_note", "list_rate", "rate"),
+    *("promotion_id", "promotion"),
     *("stacked_promotion_id", "stacked_promotion", "amount", "refunded", "counted_amount", "currency"),
 )
 _QUANTITIES = {"gpu_hour": "GPU-seconds", "task_hour": "seconds", "start": "starts"}
@@ -193,7 +194,7 @@ def _cells(receipt: Receipt, line: ChargeLine) -> tuple[Any, ...]:
     return (
         *(receipt.lease_id, receipt.name, receipt.owner, receipt.account, receipt.gpu_type, _yes(receipt.simulated)),
         *(line.charge_id, _utc(line.starts_at), _utc(line.ends_at), line.unit),
-        *(line.gpu_count, line.quantity, _QUANTITIES[line.unit], line.price_id),
+        *(line.gpu_count, line.quantity, _QUANTITIES[line.unit], line.price_id, line.price_note),
         *(format_money(line.list_rate_micros), format_money(line.rate_micros)),
         *(line.promotion_id, line.promotion_name, line.stacked_promotion_id, line.stacked_promotion_name),
         *(format_money(line.amount_micros), _yes(line.refunded)),

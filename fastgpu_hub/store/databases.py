@@ -22,7 +22,8 @@ ADVISORY_LOCK = 0x66617374677075
 
 _RETRY_SECONDS = 0.1
 
-_WRITER_CACHE_KIB = 16_384
+_WRITER_CACHE_KIB = 8_192
+_READER_CACHE_KIB = 1_024
 _CHECKPOINT_PAGES = 8_000
 
 
@@ -109,6 +110,7 @@ class SqliteDatabase:
     def _set_up_reader(self, raw: Any, _record: Any) -> None:
         raw.isolation_level = None
         raw.execute(f"PRAGMA busy_timeout = {self._busy_timeout_ms}")
+        raw.execute(f"PRAGMA cache_size = -{_READER_CACHE_KIB}")
         raw.execute("PRAGMA query_only = ON")
 
     def connect_writer(self, wait_seconds: float) -> Connection:

@@ -63,6 +63,7 @@ class SqlUnitOfWork(RunTables):
         one_of_array: bool = False,
         newest_first: bool = False,
         limit: int | None = None,
+        offset: int = 0,
     ) -> list[Workload]:
         """Workloads matching every given filter, ordered by request time then id.
 
@@ -82,7 +83,8 @@ class SqlUnitOfWork(RunTables):
             ranked = statement.with_only_columns(c.id, number).subquery()
             statement = statement.where(c.id.in_(select(ranked.c.id).where(ranked.c.number == 1)))
         statement = statement.order_by(*((column.desc() for column in order) if newest_first else order))
-        return [rows.workload_of(row) for row in self._all(statement.limit(limit))]
+        statement = statement.limit(limit).offset(offset) if offset else statement.limit(limit)
+        return [rows.workload_of(row) for row in self._all(statement)]
 
     def add_event(self, event: WorkloadEvent) -> None:
         """Append evidence about a workload."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import time
 from dataclasses import replace
 
 import pytest
@@ -154,6 +156,27 @@ async def test_a_store_that_is_away_for_a_day_is_given_up_and_the_owner_is_told(
     keeper.ok(await keeper.broker.keep_artifacts(keeper.alice, job_id, models.ArtifactsKeep()))
     await keeper.settled()
     assert await content(keeper, job_id, "out/a") == b"1"
+
+
+async def test_a_service_that_closes_does_not_wait_for_a_large_file_and_the_next_one_keeps_it(keeper, monkeypatch):
+    reads = []
+
+    class Slow(io.BytesIO):
+        def read(self, size=-1):
+            reads.append(size)
+            time.sleep(0.01)
+            return b"x"  # a byte at a time: it would take hours
+
+    monkeypatch.setattr(keeper.engine, "open_file", lambda *_: Slow())
+    job_id = await run(keeper, {"out/large": b"x" * MIB})
+    while not keeper.files.puts:
+        await asyncio.sleep(0.01)
+    monkeypatch.undo()
+    await keeper.restart()
+    seen = len(reads)
+    await keeper.settled()
+    assert await content(keeper, job_id, "out/large") == b"x" * MIB
+    assert len(reads) <= seen + 1
 
 
 # ---------------------------------------------------------------- how much

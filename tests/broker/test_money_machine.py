@@ -48,12 +48,9 @@ from tests.broker.bare_books import Books
 EXAMPLES = int(os.environ.get("FASTGPU_EXAMPLES", "60"))
 H100 = "h100-80gb"
 START_MS = 1_760_000_400_000
-HOUR_MS = 3_600_000
-DAY_MS = 24 * HOUR_MS
-PEOPLE = ("alice", "bob")
-ACCOUNTS = ("class:cs101", "person:alice")
+HOUR_MS, DAY_MS = 3_600_000, 86_400_000
+PEOPLE, ACCOUNTS = ("alice", "bob"), ("class:cs101", "person:alice")
 ADMIN = Actor("root", admin=True)
-
 
 REQUEST = {
     "owner": st.sampled_from(PEOPLE),

@@ -61,13 +61,13 @@ def _check_queue(state: State) -> None:
     for line in state.lines.values():
         lots = list(line.lots.values())
         assert line.size == sum(len(lot.wants) for lot in lots)
-        entries = {id(entry[3]) for heap in line.heaps.values() for entry in heap if entry[3].score is entry[0]}
+        entries = {id(entry[3]) for heap in line.heaps.values() for entry in heap if entry[3].entry == entry[2]}
         for lot in lots:
             assert lot.wants, "an empty lot is kept"
             assert len(lot.wants) == len(lot.numbers)
             assert list(lot.numbers) == sorted(lot.numbers) or len({w.requested_ms for w in lot.wants}) > 1
-            assert (id(lot) in entries) == (lot.score is not None), "a lot is lost to its heap"
-            assert lot.score is not None or lot in blocked, "a lot is in no heap and waits for no limit"
+            assert (id(lot) in entries) == bool(lot.entry), "a lot is lost to its heap"
+            assert lot.entry or lot in blocked, "a lot is in no heap and waits for no limit"
 
 
 class Desk:

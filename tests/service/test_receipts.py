@@ -97,14 +97,14 @@ The lines add up to 0.518333 credits, which the ledger booked too.
 
 CSV = """\
 lease,name,owner,account,gpu_type,simulated,charge_id,starts_at,ends_at,unit,gpu_count,quantity,quantity_unit,\
-price_id,list_rate,rate,promotion_id,promotion,stacked_promotion_id,stacked_promotion,amount,refunded,counted_amount,\
-currency
+price_id,price_note,list_rate,rate,promotion_id,promotion,stacked_promotion_id,stacked_promotion,amount,refunded,\
+counted_amount,currency
 j-000000000001,'=train <1>,alice,class:cs101,h100-80gb,yes,1,2025-11-21T12:00:00.000Z,2025-11-21T12:00:00.000Z,start,\
-2,1,starts,3,0.01,0.01,,Launch <b>week</b>,,,0.01,no,0.01,credits
+2,1,starts,3,,0.01,0.01,,Launch <b>week</b>,,,0.01,no,0.01,credits
 j-000000000001,'=train <1>,alice,class:cs101,h100-80gb,yes,2,2025-11-21T12:00:00.000Z,2025-11-21T13:01:00.000Z,\
-gpu_hour,2,7320,GPU-seconds,3,0.50,0.25,7,Launch <b>week</b>,9,'+Bonus,0.508333,no,0.508333,credits
+gpu_hour,2,7320,GPU-seconds,3,,0.50,0.25,7,Launch <b>week</b>,9,'+Bonus,0.508333,no,0.508333,credits
 j-000000000001,'=train <1>,alice,class:cs101,h100-80gb,yes,3,2025-11-21T12:00:00.000Z,2025-11-21T12:01:00.000Z,\
-gpu_hour,2,120,GPU-seconds,3,0.50,0.25,7,Launch <b>week</b>,,,0.008333,yes,0.00,credits
+gpu_hour,2,120,GPU-seconds,3,,0.50,0.25,7,Launch <b>week</b>,,,0.008333,yes,0.00,credits
 """
 
 

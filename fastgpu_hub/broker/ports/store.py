@@ -60,6 +60,7 @@ class UnitOfWork(Protocol):
         one_of_array: bool = False,
         newest_first: bool = False,
         limit: int | None = None,
+        offset: int = 0,
     ) -> list[Workload]:
         """Workloads matching every given filter, ordered by request time then id.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
@@ -142,9 +142,20 @@ class Engine(Protocol):
 # ---------------------------------------------------------------- GPUs
 
 
+SHARE_SIGN = "#"
+
+
+def physical_uuids(uuids: Iterable[str]) -> tuple[str, ...]:
+    """The GPUs of devices, as CUDA names them: of several shares of one GPU that GPU once."""
+    return tuple(dict.fromkeys(uuid.partition(SHARE_SIGN)[0] for uuid in uuids))
+
+
 @dataclass(frozen=True, slots=True)
 class GpuDevice:
-    """A leasable device on this machine or in the cluster: a whole GPU or a MIG slice."""
+    """A leasable device on this machine or in the cluster: a whole GPU, a MIG slice, or a share of either.
+
+    The UUID of a share is its GPU's with a number behind ``SHARE_SIGN``.
+    """
 
     uuid: str
     index: int
