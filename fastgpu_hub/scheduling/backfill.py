@@ -159,7 +159,7 @@ def conservative(state: State, line: Line, pool: Pool, now_ms: int) -> list[tupl
     free = profiles(state, pool, now_ms)
     chosen: list[tuple[Want, Places]] = []
     limits: dict[str, int] = {}
-    left, planned = pool.free - state.seats_left(line.gpu_type), 0
+    left, seats, planned = pool.free, state.seats_left(line.gpu_type), 0
     for want in state.in_order(line.gpu_type, now_ms):
         lot = state.lot_of.get(want.id)
         if lot is None or not pool.could_ever(want.gpu_count):
@@ -167,9 +167,11 @@ def conservative(state: State, line: Line, pool: Pool, now_ms: int) -> list[tupl
         if any(state.held_per_key[key] + limits.get(key, 0) + want.gpu_count > limit for key, limit in want.limits):
             continue
         at_ms, places = book(free, pool, want, state.runs_ms(want, lot.batch, now_ms), now_ms)
-        if at_ms == now_ms and want.gpu_count <= left:
+        server = want.kind == "server"
+        if at_ms == now_ms and want.gpu_count <= (left if server else left - seats):
             chosen.append((want, places))
             left -= want.gpu_count
+            seats = max(0, seats - want.gpu_count) if server else seats
             for key, _ in want.limits:
                 limits[key] = limits.get(key, 0) + want.gpu_count
         planned += 1

@@ -164,7 +164,7 @@ def _restand(state: State, line: Line, want: Want, now_ms: int) -> None:
 
 
 def rebase(state: State, line: Line, now_ms: int) -> None:
-    """Keep the numbers small that recent use is written down in, and the heaps in order where they are made of those."""
+    """Keep the numbers small that recent use is written down in, and the heaps that are made of them in order."""
     if state.shares[line.gpu_type].rebase(now_ms):
         for lot in line.lots.values():
             if lot.entry:

@@ -18,6 +18,7 @@ BATCH_GAP_MS = 60_000
 MAX_MS = 366 * 24 * 3_600_000
 COVERAGE = 0.8
 FIRST_VARIANCE = 2.25  # of log run times, before anything is known
+MOST_CELLS, MOST_BATCHES = 60_000, 20_000  # what nothing was heard of for longest is forgotten
 
 
 class Described(Protocol):
@@ -56,9 +57,10 @@ class Prediction:
 class Cell:
     """Decayed mean and mean square of log run times of requests that have something in common."""
 
-    __slots__ = ("mean", "square", "weight")
+    __slots__ = ("last_ms", "mean", "square", "weight")
 
-    def __init__(self) -> None:
+    def __init__(self, last_ms: int) -> None:
+        self.last_ms = last_ms
         self.weight = self.mean = self.square = 0.0
 
 
@@ -117,14 +119,18 @@ class Predictor:
 
     def batch_of(self, want: Described, now_ms: int) -> Batch:
         """The batch that a request belongs to, made when it is the first of one."""
-        key: Hashable = want.batch or (want.owner, want.gpu_type, want.gpu_count, want.similar, want.duration_ms)
+        named = want.batch
+        key: Hashable = (want.owner, want.gpu_type, want.gpu_count, named or want.similar, want.duration_ms, not named)
         batch = self._batches.get(key)
-        if batch is None or (not want.batch and now_ms - batch.last_ms > BATCH_GAP_MS):
-            batch = self._batches[key] = self._new(want, self._cells_of(want) if batch is None else batch.cells)
+        if batch is None or (not named and now_ms - batch.last_ms > BATCH_GAP_MS):
+            if len(self._batches) >= MOST_BATCHES:
+                self._forget_batches()
+            cells = self._cells_of(want, now_ms) if batch is None else batch.cells
+            batch = self._batches[key] = self._new(want, cells)
         batch.last_ms = now_ms
         return batch
 
-    def _cells_of(self, want: Described) -> list[Cell]:
+    def _cells_of(self, want: Described, now_ms: int) -> list[Cell]:
         """What is known of requests that have something in common with this one, the general first."""
         owner, gpu_type, gpu_count = want.owner, want.gpu_type, want.gpu_count
         keys: list[Hashable] = [(), (gpu_type, gpu_count), (gpu_type, owner), (gpu_type, owner, gpu_count)]
@@ -134,8 +140,11 @@ class Predictor:
         for key in keys:
             cell = self._cells.get(key)
             if cell is None:
-                cell = self._cells[key] = Cell()
+                cell = self._cells[key] = Cell(now_ms)
             cells.append(cell)
+        if len(self._cells) > MOST_CELLS:
+            known = sorted(self._cells.items(), key=lambda each: each[1].last_ms)
+            self._cells = dict(known[-MOST_CELLS // 2 :])
         return cells
 
     def _new(self, want: Described, cells: list[Cell]) -> Batch:
@@ -174,10 +183,8 @@ class Predictor:
 
     def interval(self, mu: float, sigma: float, limit_ms: int | None) -> Prediction:
         """The prediction for a log run time of mean ``mu`` and deviation ``sigma``."""
-        low, high = mu + sigma * self._low.value, mu + sigma * max(self._high.value, self._low.value)
-        return Prediction(
-            int(_capped(low, limit_ms)), int(_capped(mu, limit_ms)), math.ceil(_capped(max(high, low), limit_ms))
-        )
+        low, high = mu + sigma * min(self._low.value, 0.0), mu + sigma * max(self._high.value, 0.0)
+        return Prediction(int(_capped(low, limit_ms)), int(_capped(mu, limit_ms)), math.ceil(_capped(high, limit_ms)))
 
     def told(self, batch: Batch, now_ms: int) -> tuple[float, float]:
         """Mean and deviation of the log run time (of ms) of a member of a batch, by all that is known now."""
@@ -209,6 +216,7 @@ class Predictor:
         weight = 1.0 / count if count < 50 else 0.02
         decay = self.decay**weight
         for cell in batch.cells:
+            cell.last_ms = batch.last_ms
             old = cell.weight * decay
             cell.weight = total = old + weight
             share = weight / total
@@ -226,8 +234,8 @@ class Predictor:
         if limit_ms is None or log_ms < math.log(limit_ms) or away < self._high.value:
             self._high.see(away)
 
-    def forget_batches(self, before_ms: int) -> None:
-        """Drop batches that nobody has joined since an instant and of which nothing runs."""
-        self._batches = {
-            key: batch for key, batch in self._batches.items() if batch.running or batch.last_ms >= before_ms
-        }
+    def _forget_batches(self) -> None:
+        """Drop the half of the batches that nobody has joined for longest, but none of which something runs."""
+        known = sorted(self._batches.items(), key=lambda each: (bool(each[1].running), each[1].last_ms))
+        half = len(known) // 2
+        self._batches = {key: batch for place, (key, batch) in enumerate(known) if place >= half or batch.running}

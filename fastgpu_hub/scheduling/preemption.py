@@ -18,39 +18,58 @@ def reserve(state: State, line: Line, pool: Pool, want: Want, now_ms: int) -> tu
     if asked and known is not None and known.want_id == want.id:
         return known, []
     need = min(want.gpu_count, pool.widest)
+    going = {who for who in line.spot if who in state.preempting}
     options = []
     for number, node in enumerate(pool.nodes.values()):
         if node.usable < need or not need:
             continue
         victims = _victims(state, line, node, need, now_ms)
         if victims is not None:
-            lost = sum((now_ms - state.holding[who].since_ms) * state.holding[who].want.gpu_count for who in victims)
+            lost = sum(_lost(state, who, now_ms) for who in victims if who not in going)
             options.append((lost, number, node, victims))
+    kept = state.seats_left(want.gpu_type) if want.kind == "job" else 0
     options.sort(key=lambda each: each[:2])
     nodes = pool.nodes_for(want.gpu_count)
     if len(options) < nodes or not need:
         return None
     chosen = options[:nodes]
-    going = {who: None for *_, whom in chosen for who in whom}
+    victims = list(dict.fromkeys(who for *_, whom in chosen for who in whom))
+    free = pool.free + sum(state.holding[who].want.gpu_count for who in {*victims, *going})
+    for who in sorted(line.spot, key=lambda who: -state.holding[who].since_ms):
+        if free - want.gpu_count >= kept:
+            break
+        if who not in victims and who not in going:
+            victims.append(who)
+            free += state.holding[who].want.gpu_count
+    if free - want.gpu_count < kept:
+        return None
     line.reservation = Reservation(
         want.id,
         float(now_ms),
         {node: _left_over(state, node, whom, need) for _, _, node, whom in chosen},
         made_room=True,
     )
-    orders = []
-    for who in going:
-        if who not in state.preempting:
-            state.preempting[who] = want.id
-            orders.append(Preempt(who, want.id))
+    orders = [Preempt(who, want.id) for who in victims if who not in state.preempting]
+    state.preempting |= dict.fromkeys(victims, want.id)
     return line.reservation, orders
 
 
+def _lost(state: State, who: str, now_ms: int) -> int:
+    running = state.holding[who]
+    return (now_ms - running.since_ms) * running.want.gpu_count
+
+
 def _victims(state: State, line: Line, node: Node, need: int, now_ms: int) -> list[str] | None:
-    """The spot requests of a node that have to go, the youngest first; None when that would not be enough."""
+    """The spot requests of a node that have to go; None when that would not be enough.
+
+    First those that have to go anyway, then the youngest.
+    """
     free = len(node.free)
     chosen = []
-    spot = sorted((who for who in node.held if who in line.spot), key=lambda who: -state.holding[who].since_ms)
+    spot = sorted(
+        (who for who in node.held if who in line.spot),
+        key=lambda who: (who not in state.preempting, -state.holding[who].since_ms),
+    )
     for who in spot:
         if free >= need:
             break

@@ -75,7 +75,12 @@ def _discovered(state: State, event: Discovered) -> list[Instruction]:
 
 def _fenced(state: State, event: Fenced) -> list[Instruction]:
     state.inventory.fence(event.uuid, event.reason)
-    return []
+    device = state.inventory.devices.get(event.uuid)
+    line = state.lines.get(device.gpu_type) if device else None
+    if line is None:
+        return []
+    line.reservation = None
+    return serve(state, line, event.at_ms)  # nobody waits behind one that can never start now
 
 
 def _unfenced(state: State, event: Unfenced) -> list[Instruction]:
@@ -105,13 +110,14 @@ def _resumed(state: State, event: Resumed) -> list[Instruction]:
     state.inventory.take(event.uuids, want.id)
     if want.id in state.holding:
         return []
-    leave(state, want.id)
+    left = leave(state, want.id)
     state.declined.pop(want.id, None)
     batch = state.predictor.batch_of(want, event.since_ms)
-    line_of(state, want.gpu_type)
+    line = line_of(state, want.gpu_type)
+    line.reservation = None
     state.arrivals += 1
     hold(state, want, batch, state.arrivals, event.since_ms, state.likely_ms(want, batch, event.since_ms))
-    return []
+    return serve(state, line, event.at_ms) if left else []
 
 
 def _progressed(state: State, event: Progressed) -> list[Instruction]:

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Iterable
 
 from fastgpu_hub.scheduling import backfill, preemption
-from fastgpu_hub.scheduling.changes import came_true, hold, remove
+from fastgpu_hub.scheduling.changes import came_true, hold, rebase, remove
 from fastgpu_hub.scheduling.events import Grant, Instruction
 from fastgpu_hub.scheduling.inventory import Places, Pool
 from fastgpu_hub.scheduling.placement import place
@@ -28,11 +28,14 @@ def exceeded(state: State, want: Want) -> tuple[str, int, int] | None:
 
 def seats_kept(state: State, pool: Pool, want: Want) -> bool:
     """Whether a job would take devices that are kept for notebook servers."""
-    seats = state.seats.get(want.gpu_type, 0)
-    if not seats or want.kind == "server":
-        return False
-    kept = max(0, seats - state.held_by_servers[want.gpu_type])
-    return pool.free - want.gpu_count < kept
+    kept = 0 if want.kind == "server" else state.seats_left(want.gpu_type)
+    return kept > 0 and pool.free - want.gpu_count < kept
+
+
+def could_ever(state: State, pool: Pool, want: Want) -> bool:
+    """Whether a request could start if nobody held anything."""
+    seats = 0 if want.kind == "server" else state.seats.get(want.gpu_type, 0)
+    return want.gpu_count + seats <= pool.usable and pool.could_ever(want.gpu_count)
 
 
 def at_once(state: State, line: Line, want: Want, batch: Batch, now_ms: int) -> Grant | None:
@@ -63,10 +66,43 @@ def serve(state: State, line: Line, now_ms: int) -> list[Instruction]:
         return []
     if not pool.free and not line.spot:
         return []
+    if state.policy.standing:
+        rebase(state, line, now_ms)
+    orders: list[Instruction] = []
+    if state.seats:
+        orders += _seat(state, line, pool, now_ms)
     if state.policy.backfill == "conservative":
         chosen = backfill.conservative(state, line, pool, now_ms)
-        return [start(state, line, pool, want, places, now_ms) for want, places in chosen]
-    return _Serving(state, line, pool, now_ms).run()
+        return orders + [start(state, line, pool, want, places, now_ms) for want, places in chosen]
+    return orders + _Serving(state, line, pool, now_ms).run()
+
+
+def _seat(state: State, line: Line, pool: Pool, now_ms: int) -> list[Instruction]:
+    """Start notebook servers on what jobs leave to them, whoever else waits."""
+    orders: list[Instruction] = []
+    left = state.seats_left(line.gpu_type)
+    for lane in sorted(lane for lane in line.heaps if -left <= lane < 0):
+        heap = line.heaps[lane]
+        while -lane <= left and (entry := state.top(line, heap, now_ms)) is not None:
+            lot = entry[3]
+            if block(state, line, lot):
+                continue
+            places = place(pool, -lane, spread=state.policy.spread)
+            if places is None:
+                break
+            orders.append(start(state, line, pool, lot.wants[0], places, now_ms))
+            left += lane
+    return orders
+
+
+def block(state: State, line: Line, lot: Lot) -> bool:
+    """Whether the first of a lot waits for a limit: then the lot is in no heap until somebody under that limit ends."""
+    want = lot.wants[0]
+    if not want.limits or (over := exceeded(state, want)) is None:
+        return False
+    lot.entry = 0
+    state.blocked.setdefault(over[0], {})[lot] = line
+    return True
 
 
 def start(state: State, line: Line, pool: Pool, want: Want, places: Places, now_ms: int) -> Grant:
@@ -98,87 +134,105 @@ class _Serving:
         self.review_ms: float = NEVER_MS
         # Whether those that do not fit have to be looked at, too: somebody's patience may be at its end.
         self.everybody = state.policy.patience is None or now_ms >= line.review_ms or bool(line.spot)
-        self.tops: dict[int, Entry] = {}  # the best of each GPU count of which something may start in this pass
-        for count, heap in line.heaps.items():
-            if heap and (self.everybody or self._has_room(count)):
-                self._renew(count, heap)
+        self.tops: dict[int, Entry] = {}  # the best of each lane of which something may start in this pass
+        for lane, heap in line.heaps.items():
+            if heap and (self.everybody or self._has_room(lane)):
+                self._renew(lane, heap)
 
-    def _has_room(self, count: int) -> bool:
-        pool = self.pool
+    def _has_room(self, lane: int) -> bool:
+        pool, count = self.pool, abs(lane)
         return bool(pool.mask >> count if count <= pool.widest else pool.mask >> pool.widest & 1)
 
-    def _renew(self, count: int, heap: list[Entry]) -> None:
+    def _renew(self, lane: int, heap: list[Entry]) -> None:
         entry = self.state.top(self.line, heap, self.now_ms)
         if entry is None:
-            self.tops.pop(count, None)
+            self.tops.pop(lane, None)
         else:
-            self.tops[count] = entry
+            self.tops[lane] = entry
+
+    def _start(self, want: Want, lot: Lot, places: Places) -> None:
+        lane = lot.lane
+        self.orders.append(start(self.state, self.line, self.pool, want, places, self.now_ms))
+        if (heap := self.line.heaps.get(lane)) is not None and (self.everybody or lane in self.tops):
+            self._renew(lane, heap)
 
     def _before_all(self) -> None:
         """Start the one that others have made room for, or keep its devices."""
-        kept = self.line.reservation
+        state, kept = self.state, self.line.reservation
         if kept is None or not kept.made_room:
             return
-        lot = self.state.lot_of.get(kept.want_id)
-        want = next((want for want in lot.wants if want.id == kept.want_id), None) if lot else None
-        if lot is None or want is None or exceeded(self.state, want) is not None:
+        want = state.waiting(kept.want_id) if kept.want_id in state.lot_of else None
+        if want is None or exceeded(state, want) is not None:
             self.line.reservation = None
             return
-        places = place(self.pool, want.gpu_count, spread=self.state.policy.spread)
-        if places is None:
+        places = None
+        if not seats_kept(state, self.pool, want):
+            places = place(self.pool, want.gpu_count, spread=state.policy.spread)
+        if places is not None:
+            self._start(want, state.lot_of[want.id], places)
+        elif want.id in state.preempting.values():
             self.reservation = kept
-            return
-        self.orders.append(start(self.state, self.line, self.pool, want, places, self.now_ms))
-        if (heap := self.line.heaps.get(want.gpu_count)) is not None:
-            self._renew(want.gpu_count, heap)
+        else:  # who was to make room is gone, and still there is none: it is planned anew
+            self.line.reservation = None
+
+    def _overdue(self) -> None:
+        """Start whom nobody may go ahead of any more; keep devices for the first of them that does not fit."""
+        state, line, now_ms = self.state, self.line, self.now_ms
+        while self.reservation is None and (want := state.overdue(line, now_ms)) is not None:
+            lot = state.lot_of[want.id]
+            if not could_ever(state, self.pool, want) or exceeded(state, want) is not None:
+                state.put_off(line, now_ms)
+                continue
+            seats = seats_kept(state, self.pool, want)
+            places = None if seats else self._places(want, lot)
+            if places is None:
+                self._blocked(want, lot, seats)
+                return
+            self._start(want, lot, places)
 
     def run(self) -> list[Instruction]:
-        self._before_all()
-        tops = self.tops
+        line, tops = self.line, self.tops
+        if line.reservation is not None:
+            self._before_all()
+        if line.overdue and line.overdue[0][0] < self.now_ms:
+            self._overdue()
         while tops:
             entry = min(tops.values()) if len(tops) > 1 else next(iter(tops.values()))
             lot = entry[3]
-            count = lot.gpu_count
-            if not self.everybody and not self._has_room(count):
-                del tops[count]
-            elif not self._look_at(lot.wants[0], lot, entry):
+            if not self.everybody and not self._has_room(lot.lane):
+                del tops[lot.lane]
+            elif not self._look_at(lot.wants[0], lot):
                 break
         for heap, entry in self.aside:
             if entry[3].entry == entry[2]:
                 heapq.heappush(heap, entry)
         if self.everybody:
-            self.line.review_ms = self.review_ms
+            line.review_ms = self.review_ms
         return self.orders
 
-    def _look_at(self, want: Want, lot: Lot, entry: Entry) -> bool:
+    def _look_at(self, want: Want, lot: Lot) -> bool:
         """Start a request, or pass it over; whether to go on."""
-        state, line, count = self.state, self.line, lot.gpu_count
-        heap = line.heaps[count]
-        if want.limits and (over := exceeded(state, want)) is not None:
-            heapq.heappop(heap)
-            lot.entry = 0
-            state.blocked.setdefault(over[0], {})[lot] = line
-            self._renew(count, heap)
+        state, line, lane = self.state, self.line, lot.lane
+        heap = line.heaps[lane]
+        if want.limits and block(state, line, lot):
+            self._renew(lane, heap)
             return True
-        if state.seats and seats_kept(state, self.pool, want):
-            return self._pass_over(count, heap)
-        places = self._places(want, lot)
+        seats = bool(state.seats) and seats_kept(state, self.pool, want)
+        places = None if seats else self._places(want, lot)
         if places is not None:
-            heapq.heappop(heap)
-            self.orders.append(start(state, line, self.pool, want, places, self.now_ms))
-            self._renew(count, heap)
+            self._start(want, lot, places)
             return True
-        if self.reservation is not None:
-            return self._pass_over(count, heap)
-        del self.tops[count]
-        if not self.pool.could_ever(want.gpu_count):  # nobody waits behind one that can never start
-            return True
-        return not self.everybody or self._blocked(want, lot)
+        if self.reservation is not None and not seats:
+            return self._pass_over(lane, heap)
+        del self.tops[lane]  # what is as wide, of the same kind, finds no place either
+        if self.reservation is not None or not could_ever(state, self.pool, want):
+            return True  # nobody waits behind one that can never start
+        return not self.everybody or self._blocked(want, lot, seats)
 
-    def _pass_over(self, count: int, heap: list[Entry]) -> bool:
-        """Look at the next of the same width; not for ever."""
+    def _pass_over(self, lane: int, heap: list[Entry]) -> bool:
+        """Look at the next of the same lane; not for ever."""
         self.aside.append((heap, heapq.heappop(heap)))
-        self._renew(count, heap)
+        self._renew(lane, heap)
         return len(self.aside) < BACKFILL_DEPTH
 
     def _places(self, want: Want, lot: Lot) -> Places | None:
@@ -189,6 +243,8 @@ class _Serving:
         end_ms = self.now_ms + self.state.runs_ms(want, lot.batch, self.now_ms, reservation.strict)
         if end_ms <= reservation.from_ms:
             return place(self.pool, want.gpu_count, spread=spread)
+        if want.kind == "job" and self.pool.free - want.gpu_count < reservation.leave:
+            return None
         wide = want.gpu_count > self.pool.widest
         kept = {node for node, spare in reservation.spare.items() if wide or spare < want.gpu_count}
         places = place(self.pool, want.gpu_count, avoid=kept, spread=spread)
@@ -197,21 +253,22 @@ class _Serving:
                 reservation.spare[node] -= count
         return places
 
-    def _blocked(self, want: Want, lot: Lot) -> bool:
-        """A request does not fit: whether others may be looked at all the same."""
+    def _blocked(self, want: Want, lot: Lot, seats: bool) -> bool:
+        """A request does not fit, or only on seats: whether others may be looked at all the same."""
         state, now_ms, policy = self.state, self.now_ms, self.state.policy
-        if policy.backfill == "none":
-            return False
         if self.line.spot and not want.spot:
             found = preemption.reserve(state, self.line, self.pool, want, now_ms)
             if found is not None:
                 self.reservation, orders = found
                 self.orders += orders
-                return True
+                return policy.backfill != "none"
+        if policy.backfill == "none":
+            return False
         if policy.patience is not None:
             patient_ms = state.patient_ms(want, lot.batch, now_ms)
             self.review_ms = min(self.review_ms, patient_ms)
             if now_ms < patient_ms:
                 return True
         self.reservation = backfill.reserve(state, self.line, self.pool, want, now_ms)
+        self.reservation.leave = want.gpu_count + state.seats_left(want.gpu_type) if seats else 0
         return True

@@ -50,7 +50,7 @@ class Shares:
         return self._growth
 
     def rebase(self, now_ms: int) -> bool:
-        """Once in many half-lives, write all down smaller; whether that was due. What was compared is out of date then."""
+        """Once in many half-lives, write all down smaller. True when that was due: earlier answers are void then."""
         if self._since_ms is None or now_ms - self._since_ms < MOST_HALF_LIVES * self.half_life_ms:
             return False
         steps = (now_ms - self._since_ms) // GROWTH_STEP_MS

@@ -26,7 +26,7 @@ class Lot:
     """Requests of one batch that differ in nothing the scheduler looks at, in the order they were asked for.
 
     ``numbers`` count the arrivals: of two with the same score the one that came first is first. ``entry`` is the number
-    of the lot's entry in the heap, with the ``score`` of its first request; 0 while the lot is in no heap. ``lane`` says
+    of the lot's entry in the heap, with the ``score`` of its first request; 0 while the lot is in no heap. ``lane`` is
     in which heap: the GPU count, for notebook servers negative.
     """
 
@@ -48,8 +48,8 @@ class Reservation:
     """Devices kept for a request that does not fit: from ``from_ms`` on they are expected to be free.
 
     ``spare`` are the nodes it will use, with how many devices of each it leaves over. ``made_room``: others are being
-    interrupted for it, so it comes before everybody else. ``strict``: only time limits are relied on. ``leave``: so many
-    devices jobs leave free, where it waits because of seats that are kept.
+    interrupted for it, so it comes before everybody else. ``strict``: only time limits are relied on. ``leave``: how
+    many devices jobs leave free, where it waits because of seats that are kept.
     """
 
     want_id: str
@@ -203,6 +203,11 @@ class State:
         if limit_ms is not None and since_ms + limit_ms < end_ms:
             end_ms = since_ms + limit_ms
         return end_ms if end_ms > now_ms else now_ms + 1
+
+    def seats_left(self, gpu_type: str) -> int:
+        """How many devices jobs leave to notebook servers that may come."""
+        seats = self.seats.get(gpu_type, 0)
+        return max(0, seats - self.held_by_servers[gpu_type]) if seats else 0
 
     def patient_ms(self, want: Want, batch: Batch, now_ms: int) -> float:
         """Until when a request is overtaken freely."""

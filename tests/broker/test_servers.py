@@ -7,6 +7,7 @@ import pytest
 from fastgpu import models
 from fastgpu_hub.broker.reconcile import reconcile
 from fastgpu_hub.pricing.explain import Refused
+from fastgpu_hub.probes.shared import SharedProbe
 
 pytestmark = pytest.mark.asyncio
 
@@ -120,3 +121,17 @@ async def test_a_waiting_server_whose_spawn_was_given_up_leaves_the_queue(world)
     released = world.ok(await world.broker.release_lease(world.spawner, waiting.id))
     assert released.state is models.LeaseState.cancelled
     assert released.held_micros == 0
+
+
+async def test_shares_are_priced_as_parts_and_a_server_sees_each_gpu_once(world):
+    world.probe = SharedProbe(world.probe, {"h100-80gb": 2})
+    await world.restart()
+    lease = await started(world, gpu_type="h100-80gb.share-2", gpu_count=3)
+    assert [gpu.uuid for gpu in lease.gpus] == ["GPU-0#1", "GPU-0#2", "GPU-1#1"]
+    assert lease.environment["CUDA_VISIBLE_DEVICES"] == "GPU-0,GPU-1"
+    assert lease.rate_per_hour_micros == 750_000
+    status = await world.broker.status(world.alice)
+    assert [(use.gpu.uuid, use.utilisation_percent) for use in status.gpus] == [(g.uuid, 7) for g in lease.gpus]
+    (offer,) = world.ok(await world.broker.options(world.alice, "me")).offers
+    assert (offer.total, offer.free) == (8, 5)
+    assert "neither memory nor speed is kept apart" in offer.suited_for

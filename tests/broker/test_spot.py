@@ -303,6 +303,31 @@ async def test_an_interrupted_run_teaches_nothing_about_run_times(world, monkeyp
     assert learned == [dear.id, again.id]
 
 
+async def test_progress_that_a_job_reports_moves_its_expected_end(world):
+    one = world.ok(await world.submit())
+    await world.pass_time(600)
+    running = world.broker.runtime.state.holding[one.id]
+    world.engine.set_progress(one.id, 0.25)
+    await world.broker.runtime.runs._hear_progress()
+    assert running.ends_ms == world.clock.ms + 3 * 600_000
+    version = world.broker.runtime.state.version
+    await world.pass_time(600)
+    await world.broker.runtime.runs._hear_progress()  # nothing new
+    assert (running.ends_ms, world.broker.runtime.state.version) == (world.clock.ms + 1_200_000, version)
+
+
+async def test_jobs_leave_the_seats_of_notebook_servers(world):
+    world.settings = type(world.settings)(seats={H100: 2}, policy="fifo")
+    await world.restart()
+    assert world.broker.runtime.state.policy.name == "fifo"
+    wide = world.ok(await world.submit(gpu_count=3))
+    narrow = world.ok(await world.submit(gpu_count=2))
+    assert [(await job(world, each.id)).state for each in (wide, narrow)] == [JobState.queued, JobState.running]
+    assert (await job(world, wide.id)).explanation.code == "seats"
+    server = world.ok(await world.lease())
+    assert (await world.store.read(lambda uow: uow.workload(server.id))).state == "granted"
+
+
 # ---------------------------------------------------------------- crashes
 
 

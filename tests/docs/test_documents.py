@@ -23,7 +23,7 @@ from fastgpu.managing import Managing
 from fastgpu_hub.service.commands import app as service_app
 from fastgpu_magics.arguments import CELL_COMMANDS, LINE_COMMANDS, read_line
 
-IMAGES = ("spawn-page.png", "notebook-job.png", "refusal.png", "status-bar.png", "class-page.png")
+IMAGES = ("spawn-page.png", "notebook-job.png", "queue.png", "refusal.png", "status-bar.png", "class-page.png")
 DRAWINGS = ("calibration.svg", "plan.svg")
 
 # What the variables of the examples are.

@@ -57,7 +57,7 @@ def test_a_queue_with_waiting_running_deferred_and_refused_jobs_says_why(hub, cl
     page = sign_in("bob", "/services/fastgpu/")
     for name in ("long training", "evaluation", "report", "sweep at night"):
         expect(page.get_by_text(name).first).to_be_visible()
-    picture(page, "queue", full_page=True)
+    picture(page.get_by_role("region", name="Jobs"), "queue")
     page.goto(f"{hub.url}/services/fastgpu/jobs/{waits.id}")
     expect(page.locator("main")).to_contain_text("evaluation")
     picture(page, "waiting-job", full_page=True)

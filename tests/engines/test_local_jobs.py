@@ -36,7 +36,8 @@ async def test_a_job_gets_its_lease_and_nothing_of_the_service(bench: Any, monke
     for name in ("LANG", "LC_ALL", "LD_LIBRARY_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", "/home/service")
-    launch = {"gpu_uuids": ("GPU-1", "MIG-2"), "environment": {"SEED": "1"}, "simulated": True}
+    shares = ("GPU-1#3", "GPU-1#1", "MIG-2")
+    launch = {"gpu_uuids": shares, "environment": {"SEED": "1"}, "simulated": True}
     found = json.loads(await bench.run(SHOW_ENVIRONMENT, **launch))
     name = pwd.getpwuid(os.geteuid()).pw_name
     assert found.pop("LC_CTYPE", "C.UTF-8") == "C.UTF-8"  # Python's own doing

@@ -27,12 +27,12 @@ LINE = "--gpu a100 --array lr=1e-3,1e-4 --array seed=1,2"
 
 
 def test_a_cell_may_use_its_parameters_without_binding_them(run: Run, service: FakeService) -> None:
-    sent = run(f"%%fastgpu submit {LINE} --max-running 2 --after j-9 --retries 2 --grace 20\nprint(lr * seed)")
+    sent = run(f"%%fastgpu submit {LINE} --max-running 2 --after j-9 --retries 2 --grace 20 --spot\nprint(lr * seed)")
     assert not sent.failed
     assert isinstance(sent.value, NotebookJobArray)
     [body] = service.submissions
     assert (body["sweep"], body["max_running"]) == ({"lr": ["1e-3", "1e-4"], "seed": ["1", "2"]}, 2)
-    assert (body["after"], body["retries"], body["grace_seconds"]) == (["j-9"], 2, 20)
+    assert (body["after"], body["retries"], body["grace_seconds"], body["spot"]) == (["j-9"], 2, 20, True)
     assert len(sent.value) == 4
 
 

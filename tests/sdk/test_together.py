@@ -58,11 +58,12 @@ def test_what_a_job_waits_for_and_how_often_it_is_tried_is_sent(
     client: GPUClient, service: FakeService, folder: Path
 ) -> None:
     first, array = client.submit("train.py", "h100-80gb"), client.submit("train.py", "h100-80gb", array={"i": [1]})
-    client.submit("train.py", "h100-80gb", after=[first, array, "j-9"], retries=3, grace=60)
+    client.submit("train.py", "h100-80gb", after=[first, array, "j-9"], retries=3, grace=60, spot=True)
     sent = service.submissions[-1]
     assert (sent["after"], sent["retries"], sent["grace_seconds"]) == (["job-1", "a-1", "j-9"], 3, 60)
+    assert sent["spot"] is True
     client.submit("train.py", "h100-80gb", after=first)
-    assert service.submissions[-1]["after"] == ["job-1"]
+    assert (service.submissions[-1]["after"], service.submissions[-1]["spot"]) == (["job-1"], False)
     assert (sent["sweep"], sent["max_running"]) == ({}, None)
 
 
@@ -181,11 +182,12 @@ async def test_an_async_handle_follows_too(service: FakeService) -> None:
 
 def test_submit_takes_an_array_and_shows_it(fastgpu: Callable[..., Any], service: FakeService, folder: Path) -> None:
     words = ("submit", "train.py", "--gpu", "h100-80gb", "--array", "lr=1e-3,1e-4", "--array", "seed=1,2")
-    code, out, _ = fastgpu(*words, "--max-running", "2", "--after", "j-9", "--retries", "1", "--grace", "30")
+    code, out, _ = fastgpu(*words, "--max-running", "2", "--after", "j-9", "--retries", "1", "--grace", "30", "--spot")
     assert (code, "4 jobs: 4 waiting" in out) == (0, True)
     sent = service.submissions[-1]
     assert sent["sweep"] == {"lr": ["1e-3", "1e-4"], "seed": ["1", "2"]}
     assert (sent["max_running"], sent["after"], sent["retries"], sent["grace_seconds"]) == (2, ["j-9"], 1, 30)
+    assert sent["spot"] is True
     assert json.loads(fastgpu(*words, "--json")[1])["size"] == 4
 
 

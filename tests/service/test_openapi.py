@@ -25,7 +25,11 @@ def test_no_two_rows_answer_the_same_request() -> None:
 
 
 def test_every_post_with_an_effect_takes_an_idempotency_key() -> None:
-    assert {route.name for route in API if route.method == "POST" and not route.effect} == {"quote", "preview", "start_plan"}
+    assert {route.name for route in API if route.method == "POST" and not route.effect} == {
+        "quote",
+        "preview",
+        "start_plan",
+    }
 
 
 def test_the_document_holds_every_api_row_and_no_page() -> None:
