@@ -90,7 +90,14 @@ class Site:
         limits = (("site", self.gpus), (f"class:{group}", self.gpus // 10), (f"person:{person}", self.gpus // 50))
         count = self.dice.choice((1, 1, 1, 2, 4, 8))
         return Want(
-            f"j{self.made}", f"p{person}", GPU_TYPE, count, self.now_ms, limits, 24 * HOUR_MS, account=f"class:cs{group}"
+            f"j{self.made}",
+            f"p{person}",
+            GPU_TYPE,
+            count,
+            self.now_ms,
+            limits,
+            24 * HOUR_MS,
+            account=f"class:cs{group}",
         )
 
     def round(self, decisions: int) -> None:

@@ -162,7 +162,7 @@ def conservative(state: State, line: Line, pool: Pool, now_ms: int) -> list[tupl
     left, seats, planned = pool.free, state.seats_left(line.gpu_type), 0
     for want in state.in_order(line.gpu_type, now_ms):
         lot = state.lot_of.get(want.id)
-        if lot is None or not pool.could_ever(want.gpu_count):
+        if lot is None or not state.could_ever(pool, want):
             continue
         if any(state.held_per_key[key] + limits.get(key, 0) + want.gpu_count > limit for key, limit in want.limits):
             continue

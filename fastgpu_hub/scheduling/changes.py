@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable
 
+from fastgpu_hub.scheduling import gates
 from fastgpu_hub.scheduling.policies import Want
 from fastgpu_hub.scheduling.prediction import Batch
 from fastgpu_hub.scheduling.shares import Shares
@@ -41,8 +42,8 @@ def join(state: State, line: Line, want: Want, batch: Batch, number: int, now_ms
     numbers.insert(place, number)
     state.lot_of[want.id] = lot
     line.size += 1
-    if len(wants) == 1 or (place == 0 and lot.entry):
-        state.push(line, lot, state.score(want, batch, now_ms))
+    if place == 0:
+        state.move_up(line, lot, state.score(want, batch, now_ms), now_ms)
     if state.policy.patience is not None:
         state.expect(line, want, batch, number, now_ms)
 
@@ -63,7 +64,7 @@ def leave(state: State, want_id: str) -> tuple[Want, Batch, int] | None:
     want, number = lot.wants[place], lot.numbers[place]
     line = state.lines[want.gpu_type]
     remove(state, line, lot, place)
-    if place == 0 and lot.wants and lot.entry:
+    if place == 0 and lot.wants:
         state.push(line, lot, state.score(lot.wants[0], lot.batch, want.requested_ms))
     return want, lot.batch, number
 
@@ -95,9 +96,8 @@ def _retire(state: State, line: Line, lot: Lot, last: Want) -> None:
         line.by_owner[whose].pop(lot, None)
         if not line.by_owner[whose]:
             del line.by_owner[whose]
-    for key, _ in lot_limits(lot):
-        if key in state.blocked:
-            state.blocked[key].pop(lot, None)
+    if lot.gate is not None:
+        gates.retired(state, lot, last.requested_ms)
 
 
 def lot_limits(lot: Lot) -> tuple[tuple[str, int], ...]:
@@ -136,9 +136,6 @@ def release(state: State, running: Running, ran_ms: float, now_ms: int) -> list[
         state.held_per_key[key] -= want.gpu_count
         if not state.held_per_key[key]:
             del state.held_per_key[key]
-        for lot, its_line in state.blocked.pop(key, {}).items():
-            lines[its_line.gpu_type] = its_line
-            state.push(its_line, lot, state.score(lot.wants[0], lot.batch, now_ms))
     if want.kind == "server":
         state.held_by_servers[want.gpu_type] -= want.gpu_count
     if want.spot:
@@ -153,6 +150,11 @@ def release(state: State, running: Running, ran_ms: float, now_ms: int) -> list[
     if line.size:
         for lot in state.lots_of.get(running.batch, ()):
             state.improve(line, lot, now_ms)
+    for key, _ in want.limits:
+        if key in state.blocked:
+            lines |= {its_line.gpu_type: its_line for its_line in gates.opened(state, key, now_ms)}
+    if want.limits and state.policy.backfill == "conservative":  # which looks at everybody, limited or not
+        lines |= state.lines
     return list(lines.values())
 
 
@@ -167,8 +169,7 @@ def rebase(state: State, line: Line, now_ms: int) -> None:
     """Keep the numbers small that recent use is written down in, and the heaps that are made of them in order."""
     if state.shares[line.gpu_type].rebase(now_ms):
         for lot in line.lots.values():
-            if lot.entry:
-                state.push(line, lot, state.score(lot.wants[0], lot.batch, now_ms))
+            state.push(line, lot, state.score(lot.wants[0], lot.batch, now_ms))
 
 
 def came_true(state: State, want_id: str, now_ms: int) -> None:

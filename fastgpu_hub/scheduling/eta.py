@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fastgpu_hub.scheduling.backfill import Profile, book
 from fastgpu_hub.scheduling.inventory import Node, Pool
 from fastgpu_hub.scheduling.policies import Want
-from fastgpu_hub.scheduling.serving import could_ever, exceeded
+from fastgpu_hub.scheduling.serving import exceeded
 from fastgpu_hub.scheduling.state import WAIT_BASE_MS, Running, State
 
 DEPTH = 200
@@ -75,7 +75,7 @@ def _plan(state: State, pool: Pool, wants: list[Want], now_ms: int) -> dict[str,
     for number, want in enumerate(wants):
         batch = state.batch_of(want.id)
         length = 0.0 if batch is None else state.likely_ms(want, batch, now_ms)
-        if not could_ever(state, pool, want):
+        if not state.could_ever(pool, want):
             continue  # nobody waits behind it
         if number < DEPTH:
             at_ms, _ = book(free, pool, want, length, now_ms)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from fastgpu_hub.scheduling import gates
 from fastgpu_hub.scheduling.changes import hold, join, leave, line_of, lot_limits, release
 from fastgpu_hub.scheduling.events import (
     Arrived,
@@ -186,10 +187,7 @@ def _limits_changed(state: State, event: LimitsChanged) -> list[Instruction]:
     for running in state.holding.values():
         for key, _ in running.want.limits:
             state.held_per_key[key] += running.want.gpu_count
-    blocked, state.blocked = state.blocked, {}
-    for lots in blocked.values():
-        for lot, line in lots.items():
-            state.push(line, lot, state.score(lot.wants[0], lot.batch, event.at_ms))
+    gates.pull_down(state, event.at_ms)
     return serve_all(state, state.lines.values(), event.at_ms)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable
 
-from fastgpu_hub.scheduling import backfill, preemption
+from fastgpu_hub.scheduling import backfill, gates, preemption
 from fastgpu_hub.scheduling.changes import came_true, hold, rebase, remove
 from fastgpu_hub.scheduling.events import Grant, Instruction
 from fastgpu_hub.scheduling.inventory import Places, Pool
@@ -30,12 +30,6 @@ def seats_kept(state: State, pool: Pool, want: Want) -> bool:
     """Whether a job would take devices that are kept for notebook servers."""
     kept = 0 if want.kind == "server" else state.seats_left(want.gpu_type)
     return kept > 0 and pool.free - want.gpu_count < kept
-
-
-def could_ever(state: State, pool: Pool, want: Want) -> bool:
-    """Whether a request could start if nobody held anything."""
-    seats = 0 if want.kind == "server" else state.seats.get(want.gpu_type, 0)
-    return want.gpu_count + seats <= pool.usable and pool.could_ever(want.gpu_count)
 
 
 def at_once(state: State, line: Line, want: Want, batch: Batch, now_ms: int) -> Grant | None:
@@ -85,7 +79,7 @@ def _seat(state: State, line: Line, pool: Pool, now_ms: int) -> list[Instruction
         heap = line.heaps[lane]
         while -lane <= left and (entry := state.top(line, heap, now_ms)) is not None:
             lot = entry[3]
-            if block(state, line, lot):
+            if block(state, line, lot, now_ms):
                 continue
             places = place(pool, -lane, spread=state.policy.spread)
             if places is None:
@@ -95,13 +89,13 @@ def _seat(state: State, line: Line, pool: Pool, now_ms: int) -> list[Instruction
     return orders
 
 
-def block(state: State, line: Line, lot: Lot) -> bool:
-    """Whether the first of a lot waits for a limit: then the lot is in no heap until somebody under that limit ends."""
+def block(state: State, line: Line, lot: Lot, now_ms: int) -> bool:
+    """Whether the first of a lot waits for a limit: then the lot stands behind its gate."""
     want = lot.wants[0]
     if not want.limits or (over := exceeded(state, want)) is None:
         return False
-    lot.entry = 0
-    state.blocked.setdefault(over[0], {})[lot] = line
+    key, _, limit = over
+    gates.shut(state, line, lot, key, limit, now_ms)
     return True
 
 
@@ -110,7 +104,7 @@ def start(state: State, line: Line, pool: Pool, want: Want, places: Places, now_
     lot = state.lot_of[want.id]
     batch = lot.batch
     place = 0 if lot.wants[0] is want else lot.wants.index(want)
-    number = lot.numbers[place]
+    number, gate = lot.numbers[place], lot.gate
     lot.entry = 0
     remove(state, line, lot, place)
     came_true(state, want.id, now_ms)
@@ -118,6 +112,8 @@ def start(state: State, line: Line, pool: Pool, want: Want, places: Places, now_
     hold(state, want, batch, number, now_ms, state.likely_ms(want, batch, now_ms))
     if lot.wants:
         state.push(line, lot, state.score(lot.wants[0], batch, now_ms))
+    if gate is not None:
+        state.let_out(gate, now_ms)
     return Grant(want.id, uuids)
 
 
@@ -180,7 +176,7 @@ class _Serving:
         state, line, now_ms = self.state, self.line, self.now_ms
         while self.reservation is None and (want := state.overdue(line, now_ms)) is not None:
             lot = state.lot_of[want.id]
-            if not could_ever(state, self.pool, want) or exceeded(state, want) is not None:
+            if not state.could_ever(self.pool, want) or exceeded(state, want) is not None:
                 state.put_off(line, now_ms)
                 continue
             seats = seats_kept(state, self.pool, want)
@@ -214,7 +210,7 @@ class _Serving:
         """Start a request, or pass it over; whether to go on."""
         state, line, lane = self.state, self.line, lot.lane
         heap = line.heaps[lane]
-        if want.limits and block(state, line, lot):
+        if want.limits and block(state, line, lot, self.now_ms):
             self._renew(lane, heap)
             return True
         seats = bool(state.seats) and seats_kept(state, self.pool, want)
@@ -225,13 +221,16 @@ class _Serving:
         if self.reservation is not None and not seats:
             return self._pass_over(lane, heap)
         del self.tops[lane]  # what is as wide, of the same kind, finds no place either
-        if self.reservation is not None or not could_ever(state, self.pool, want):
+        if self.reservation is not None or not state.could_ever(self.pool, want):
             return True  # nobody waits behind one that can never start
         return not self.everybody or self._blocked(want, lot, seats)
 
     def _pass_over(self, lane: int, heap: list[Entry]) -> bool:
         """Look at the next of the same lane; not for ever."""
-        self.aside.append((heap, heapq.heappop(heap)))
+        entry = heapq.heappop(heap)
+        self.aside.append((heap, entry))
+        if (gate := entry[3].gate) is not None:
+            self.state.let_out(gate, self.now_ms)
         self._renew(lane, heap)
         return len(self.aside) < BACKFILL_DEPTH
 

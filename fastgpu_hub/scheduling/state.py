@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 
 from fastgpu_hub.pricing.explain import Explained
-from fastgpu_hub.scheduling.inventory import Inventory, Node
+from fastgpu_hub.scheduling.inventory import Inventory, Node, Pool
 from fastgpu_hub.scheduling.policies import POLICIES, Policy, Score, Standing, Want
 from fastgpu_hub.scheduling.prediction import COVERAGE, Batch, Prediction, Predictor, Quantile
 from fastgpu_hub.scheduling.shares import Shares
@@ -27,16 +27,17 @@ class Lot:
 
     ``numbers`` count the arrivals: of two with the same score the one that came first is first. ``entry`` is the number
     of the lot's entry in the heap, with the ``score`` of its first request; 0 while the lot is in no heap. ``lane`` is
-    in which heap: the GPU count, for notebook servers negative.
+    in which heap: the GPU count, for notebook servers negative. ``gate`` is what it stands behind, or came out of.
     """
 
-    __slots__ = ("batch", "entry", "gpu_count", "key", "lane", "numbers", "score", "wants")
+    __slots__ = ("batch", "entry", "gate", "gpu_count", "key", "lane", "numbers", "score", "wants")
 
     def __init__(self, key: Hashable, batch: Batch, gpu_count: int, lane: int) -> None:
         self.key, self.batch, self.gpu_count, self.lane = key, batch, gpu_count, lane
         self.wants: deque[Want] = deque()
         self.numbers: deque[int] = deque()
         self.entry = 0
+        self.gate: Gate | None = None
         self.score: Score = None
 
 
@@ -59,6 +60,20 @@ class Reservation:
     made_room: bool = False
     strict: bool = False
     leave: int = 0
+
+
+class Gate:
+    """A heap of the lots of one lane that wait for a limit; ``out`` are those in the lane, that may find room.
+
+    ``which`` of the gates of the limit's key: GPU type, lane and limit.
+    """
+
+    __slots__ = ("heap", "key", "line", "out", "which")
+
+    def __init__(self, key: str, which: tuple[str, int, int], line: Line) -> None:
+        self.key, self.which, self.line = key, which, line
+        self.heap: list[Entry] = []
+        self.out: dict[Lot, None] = {}
 
 
 class Line:
@@ -116,7 +131,7 @@ class State:
     holding: dict[str, Running] = field(default_factory=dict)
     held_per_key: Counter[str] = field(default_factory=Counter)
     held_by_servers: Counter[str] = field(default_factory=Counter)
-    blocked: dict[str, dict[Lot, Line]] = field(default_factory=dict)
+    blocked: dict[str, dict[tuple[str, int, int], Gate]] = field(default_factory=dict)
     declined: dict[str, Explained] = field(default_factory=dict)
     set_aside: dict[str, tuple[Want, Batch, int]] = field(default_factory=dict)
     preempting: dict[str, str] = field(default_factory=dict)
@@ -209,6 +224,11 @@ class State:
         seats = self.seats.get(gpu_type, 0)
         return max(0, seats - self.held_by_servers[gpu_type]) if seats else 0
 
+    def could_ever(self, pool: Pool, want: Want) -> bool:
+        """Whether a request could start if nobody held anything."""
+        seats = 0 if want.kind == "server" else self.seats.get(want.gpu_type, 0)
+        return want.gpu_count + seats <= pool.usable and pool.could_ever(want.gpu_count)
+
     def patient_ms(self, want: Want, batch: Batch, now_ms: int) -> float:
         """Until when a request is overtaken freely."""
         patience = self.policy.patience
@@ -266,7 +286,8 @@ class State:
         """Put a lot where its first request belongs; whatever older entry it has is worth nothing from now on."""
         self._entries += 1
         lot.score, lot.entry = score, self._entries
-        heap = line.heaps.get(lot.lane)
+        gate = lot.gate
+        heap = line.heaps.get(lot.lane) if gate is None or lot in gate.out else gate.heap
         if heap is None:
             heap = line.heaps[lot.lane] = []
         if len(heap) > MOST_OUT_OF_DATE + 2 * len(line.lots):
@@ -276,8 +297,24 @@ class State:
 
     def improve(self, line: Line, lot: Lot, now_ms: int) -> None:
         """Move a lot up if it stands better now. Whoever stands worse is moved down when its turn comes."""
-        if lot.entry and (score := self.score(lot.wants[0], lot.batch, now_ms)) < lot.score:
-            self.push(line, lot, score)
+        if (score := self.score(lot.wants[0], lot.batch, now_ms)) < lot.score:
+            self.move_up(line, lot, score, now_ms)
+
+    def move_up(self, line: Line, lot: Lot, score: Score, now_ms: int) -> None:
+        """Put a lot where it stands better."""
+        self.push(line, lot, score)
+        if lot.gate is not None and lot not in lot.gate.out:
+            self.let_out(lot.gate, now_ms)  # it may be before who is out
+
+    def let_out(self, gate: Gate, now_ms: int) -> None:
+        """Let the next one out of a gate, if the limit has room for it."""
+        _, lane, limit = gate.which
+        if self.held_per_key[gate.key] + abs(lane) <= limit:
+            entry = self.top(gate.line, gate.heap, now_ms)
+            if entry is not None:
+                heapq.heappop(gate.heap)
+                gate.out[entry[3]] = None
+                self.push(gate.line, entry[3], entry[0])
 
     def top(self, line: Line, heap: list[Entry], now_ms: int) -> Entry | None:
         """The best entry of a heap, with its score as of now; entries that are out of date are removed on the way."""
@@ -292,6 +329,8 @@ class State:
                 self._entries += 1
                 lot.score, lot.entry = score, self._entries
                 heapq.heapreplace(heap, (score, entry[1], self._entries, lot))
+                if lot.gate is not None and lot in lot.gate.out:
+                    self.let_out(lot.gate, now_ms)  # another may be before it
                 continue
             return entry
         return None

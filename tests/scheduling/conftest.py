@@ -57,17 +57,35 @@ def _check_queue(state: State) -> None:
     waiting = list(state.wants_waiting())
     assert len(waiting) == len({want.id for want in waiting}) == state.waits
     assert not {want.id for want in waiting} & set(state.holding)
-    blocked = {lot for lots in state.blocked.values() for lot in lots}
+    gates = [gate for gates in state.blocked.values() for gate in gates.values()]
     for line in state.lines.values():
         lots = list(line.lots.values())
         assert line.size == sum(len(lot.wants) for lot in lots)
-        entries = {id(entry[3]) for heap in line.heaps.values() for entry in heap if entry[3].entry == entry[2]}
+        heaps = [*line.heaps.values(), *(gate.heap for gate in gates if gate.line is line)]
+        entries = {id(entry[3]): (heap, entry) for heap in heaps for entry in heap if entry[3].entry == entry[2]}
         for lot in lots:
             assert lot.wants, "an empty lot is kept"
             assert len(lot.wants) == len(lot.numbers)
             assert list(lot.numbers) == sorted(lot.numbers) or len({w.requested_ms for w in lot.wants}) > 1
-            assert (id(lot) in entries) == bool(lot.entry), "a lot is lost to its heap"
-            assert lot.entry or lot in blocked, "a lot is in no heap and waits for no limit"
+            assert lot.entry, "a lot is in no heap"
+            assert id(lot) in entries, "a lot is lost to its heap"
+            heap, entry = entries[id(lot)]
+            assert entry[1] == lot.numbers[0], "a lot stands where its first request did not"
+            asleep = lot.gate is not None and lot not in lot.gate.out
+            assert heap is (lot.gate.heap if asleep else line.heaps[lot.lane]), "a lot is in the wrong heap"
+            assert lot.gate is None or lot.gate in gates, "a gate that is gone holds a lot back"
+    _check_gates(state, gates)
+
+
+def _check_gates(state: State, gates) -> None:
+    """Nobody is behind a gate whose limit has room, unless another one from there stands in the queue."""
+    for gate in gates:
+        _, lane, limit = gate.which
+        behind = [lot for lot in gate.line.lots.values() if lot.gate is gate and lot not in gate.out]
+        assert all(lot.gate is gate for lot in gate.out)
+        assert behind or gate.out, "a gate of nobody"
+        room = state.held_per_key[gate.key] + abs(lane) <= limit
+        assert gate.out or not room, "a limit has room and nobody is let out"
 
 
 class Desk:
