@@ -2,8 +2,8 @@
 
 A decision is what the service does in production when GPUs come free: a running job ends, the scheduler of the default
 policy chooses who is next (limits of site, class and person; recent use of a thousand people; run times predicted from
-history), and the price of the chosen job is worked out line by line. Then one more job joins the queue, so that it stays
-as long. Sizes are measured interleaved in one run; figures are medians over rounds.
+history), and the price of the chosen job is worked out line by line. Then one more job joins the queue, so that it
+stays as long. Sizes are measured interleaved in one run; figures are medians over rounds.
 
 JSON keys: ``decision_us`` (100,000 queued jobs, 10,000 GPUs), ``ratio_100k_over_1k_jobs`` (10,000 GPUs; against 1,000
 queued jobs) and ``ratio_100k_over_1k_gpus`` (10,000 queued jobs; 100,000 against 1,000 GPUs).

@@ -1,4 +1,4 @@
-"""A queue as people see it: jobs that run, wait for GPUs, for a limit, for another job and for their price; refusals."""
+"""A queue as people see it: jobs that run, wait for GPUs, a limit, another job or their price; and refusals."""
 
 from __future__ import annotations
 
