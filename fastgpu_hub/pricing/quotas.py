@@ -52,7 +52,8 @@ class Quota:
     person's part of that), ``person`` (``name``, whoever pays). ``metric``: ``concurrent_gpus`` (GPUs),
     ``gpu_seconds``, ``spend_micros``, ``artifact_bytes`` (of kept files), or ``credit_share_percent``: a member's holds
     are at most so many percent of what is left of the class's credit and they hold themselves. ``window``: ``day``,
-    ``week`` (from Monday), ``month`` (calendar, in ``time_zone``), ``term`` (counts what starts in ``[starts_ms, ends_ms)``, does not apply outside),
+    ``week`` (from Monday), ``month`` (calendar, in ``time_zone``), ``term`` (counts what starts in ``[starts_ms,
+    ends_ms)``, does not apply outside),
     ``rolling`` (the last ``rolling_ms``, at most 366 days) or ``always``. A ``soft`` limit warns and refuses nothing.
 
     Raises ValueError for any other word, a limit that is no whole number from 0 to 10**15, a share outside 1-100, an
