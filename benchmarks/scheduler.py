@@ -1,9 +1,10 @@
 """What one scheduling decision costs as the queue and the cluster grow: ``python benchmarks/scheduler.py [--json]``.
 
 A decision is what the service does in production when GPUs come free: a running job ends, the scheduler of the default
-policy chooses who is next (limits of site, class and person; recent use of a thousand people; run times predicted from
-history), and the price of the chosen job is worked out line by line. Then one more job joins the queue, so that it
-stays as long. Sizes are measured interleaved in one run; figures are medians over rounds.
+policy chooses who is next (limits of site, class and person, for which half of the queue waits; recent use of a
+thousand people; run times predicted from history), and the price of the chosen job is worked out line by line. Then
+one more job joins the queue, so that it stays as long. Sizes are measured interleaved in one run; figures are medians
+over rounds.
 
 JSON keys: ``decision_us`` (100,000 queued jobs, 10,000 GPUs), ``ratio_100k_over_1k_jobs`` (10,000 GPUs; against 1,000
 queued jobs) and ``ratio_100k_over_1k_gpus`` (10,000 queued jobs; 100,000 against 1,000 GPUs).
@@ -70,7 +71,7 @@ class Site:
         handle(self.state, Discovered(devices, self.now_ms))
         self.learn()
         while self.state.waits < self.queued:
-            self.now_ms += 1
+            self.now_ms += 1000  # a day and more in all: hardly two are alike and of the same minute
             handle(self.state, Arrived(self.want(), self.now_ms))
 
     def learn(self) -> None:
@@ -87,7 +88,8 @@ class Site:
         self.made += 1
         person = self.dice.randrange(PEOPLE) if person is None else person
         group = person % CLASSES
-        limits = (("site", self.gpus), (f"class:{group}", self.gpus // 10), (f"person:{person}", self.gpus // 50))
+        of_class = self.gpus // (10 if group % 2 else 40)  # half of the classes are at their limit
+        limits = (("site", self.gpus), (f"class:{group}", of_class), (f"person:{person}", self.gpus // 50))
         count = self.dice.choice((1, 1, 1, 2, 4, 8))
         return Want(
             f"j{self.made}",

@@ -89,7 +89,7 @@ class Desk:
             queue.places if queue else {},
             queue.reasons if queue else {},
             queue.starts if queue else {},
-            queue.runs if queue else {},
+            self.runtime.queue.runs([w.id for w in workloads if w.state != "ended"], self.clock.now_ms()),
             {job_id: value for job_id, value in told.items() if value is not None},
             {w.id: self.engine.log_size(w.id) for w in workloads if w.kind == "job"},
             GpusHeld() if workloads else self._gpus_held(),

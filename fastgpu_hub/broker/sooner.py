@@ -8,7 +8,7 @@ from fastgpu_hub.broker import starts
 from fastgpu_hub.broker.actors import accounts_of
 from fastgpu_hub.broker.admission import Desired, Rules, concurrent_limits
 from fastgpu_hub.broker.idempotency import Refusal
-from fastgpu_hub.broker.lifecycle import wish_of
+from fastgpu_hub.broker.lifecycle import customer_of, wish_of
 from fastgpu_hub.broker.ports.records import Workload
 from fastgpu_hub.broker.ports.store import UnitOfWork
 from fastgpu_hub.broker.queue import Queue
@@ -16,6 +16,7 @@ from fastgpu_hub.broker.settings import Settings
 from fastgpu_hub.pricing.explain import Explained
 from fastgpu_hub.pricing.metering import total_micros
 from fastgpu_hub.pricing.money import format_money
+from fastgpu_hub.scheduling.sooner import Limits
 
 ITS_TURN = ("turn", "capacity", "seats", "reserved")
 
@@ -26,35 +27,52 @@ def sooner(
     """Suggestions for a workload that waits for ``reason`` (None: it has no place in the queue yet), with numbers."""
     if workload.state != "queued" or reason is None:
         return ()
-    found = list(queue.sooner(workload.id, now_ms))
+    rules = Rules.load(uow)
+    found = list(queue.sooner(workload.id, now_ms, _other_types(uow, rules, workload, queue, now_ms, settings)))
     if reason.code not in ITS_TURN:
-        found += _other_accounts(uow, workload, queue, now_ms, settings)
+        found += _other_accounts(uow, rules, workload, queue, now_ms, settings)
     if workload.not_before_ms is None and (later := _cheaper_later(uow, workload, now_ms, settings)) is not None:
         found.append(later)
     return tuple(found)
 
 
+def _other_types(
+    uow: UnitOfWork, rules: Rules, workload: Workload, queue: Queue, now_ms: int, settings: Settings
+) -> dict[str, Limits]:
+    """Other GPU types that could be paid for now, with the limits on how many may be held at once."""
+    found = {}
+    for gpu_type in queue.view.inventory.gpu_types():
+        other = replace(workload, gpu_type=gpu_type)
+        if gpu_type != workload.gpu_type and _cost_micros(uow, rules, other, now_ms, settings) is not None:
+            found[gpu_type] = concurrent_limits(rules, customer_of(other), gpu_type, now_ms)
+    return found
+
+
+def _cost_micros(uow: UnitOfWork, rules: Rules, workload: Workload, now_ms: int, settings: Settings) -> int | None:
+    """What it may cost from now on; None when it would be refused."""
+    try:
+        wanted = Desired(uow, rules, wish_of(workload), now_ms, settings)
+        lines = wanted.lines(now_ms, now_ms + (workload.time_limit_ms or settings.server_horizon_ms))
+        return None if wanted.refusal(lines) is not None else total_micros(lines)
+    except Refusal:
+        return None
+
+
 def _other_accounts(
-    uow: UnitOfWork, workload: Workload, queue: Queue, now_ms: int, settings: Settings
+    uow: UnitOfWork, rules: Rules, workload: Workload, queue: Queue, now_ms: int, settings: Settings
 ) -> list[Explained]:
     """Accounts that could pay for it now and have room under their limits."""
-    rules, found = Rules.load(uow), []
+    found = []
     held = queue.view.held_per_key
     for account in accounts_of(workload.owner, workload.classes):
         if account == workload.account:
             continue
-        wish = wish_of(replace(workload, account=account))
-        limits = concurrent_limits(rules, wish.customer, workload.gpu_type, now_ms)
+        other = replace(workload, account=account)
+        limits = concurrent_limits(rules, customer_of(other), workload.gpu_type, now_ms)
         if any(held.get(key, 0) + workload.gpu_count > limit for key, limit in limits):
             continue
-        try:
-            wanted = Desired(uow, rules, wish, now_ms, settings)
-            lines = wanted.lines(now_ms, now_ms + (workload.time_limit_ms or settings.server_horizon_ms))
-            if wanted.refusal(lines) is not None:
-                continue
-        except Refusal:
+        if (cost := _cost_micros(uow, rules, other, now_ms, settings)) is None:
             continue
-        cost = total_micros(lines)
         found.append(
             Explained(
                 "other_account",

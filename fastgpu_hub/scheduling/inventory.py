@@ -31,6 +31,13 @@ class Node:
         self.usable = 0
         self.held: dict[str, int] = {}
 
+    def copy(self) -> Node:
+        """One that is changed alone."""
+        other = Node.__new__(Node)
+        other.name, other.devices, other.uuids, other.usable = self.name, self.devices, self.uuids, self.usable
+        other.free, other.held = list(self.free), dict(self.held)
+        return other
+
 
 Places = Sequence[tuple[Node, int]]
 
@@ -299,7 +306,16 @@ class Inventory:
         return [node.uuids[place] for _, node, places in self._held.get(holder, ()) for place in places]
 
     def copy(self) -> Inventory:
-        """A copy that later changes do not reach, to be looked at."""
-        other = Inventory(dict(self.devices), dict(self.fenced))
-        other._sort(self.holder)
-        return other
+        """A copy that later changes do not reach, to be looked at and not to be changed."""
+        nodes: dict[Node, Node] = {}
+        pools = {}
+        for gpu_type, pool in self.pools.items():
+            other = pools[gpu_type] = Pool(gpu_type)
+            for name, node in pool.nodes.items():
+                other.nodes[name] = nodes[node] = node.copy()
+            other.count_anew()
+        held = {
+            who: [(pools[pool.gpu_type], nodes[node], list(places)) for pool, node, places in parts]
+            for who, parts in self._held.items()
+        }
+        return Inventory(dict(self.devices), dict(self.fenced), pools, _held=held)

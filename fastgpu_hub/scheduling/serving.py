@@ -204,6 +204,8 @@ class _Serving:
                 heapq.heappush(heap, entry)
         if self.everybody:
             line.review_ms = self.review_ms
+            if self.reservation is None:
+                line.reservation = None
         return self.orders
 
     def _look_at(self, want: Want, lot: Lot) -> bool:

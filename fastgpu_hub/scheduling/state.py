@@ -5,8 +5,10 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter, deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import TypeVar
 
 from fastgpu_hub.pricing.explain import Explained
 from fastgpu_hub.scheduling.inventory import Inventory, Node, Pool
@@ -20,6 +22,22 @@ WAIT_BASE_MS = 60_000.0
 STRICT_FACTOR = 3.0
 MOST_OUT_OF_DATE = 100
 LOOK_AGAIN_MS = 600_000
+PART = 2000
+
+Pause = Callable[[], None]
+T = TypeVar("T")
+
+
+def no_pause() -> None:
+    """For those who look at everything at once."""
+
+
+def in_parts(items: Sequence[T], pause: Pause) -> Iterator[T]:
+    """The items, with a pause after each so many."""
+    for start in range(0, len(items), PART):
+        if start:
+            pause()
+        yield from items[start : start + PART]
 
 
 class Lot:
@@ -268,17 +286,25 @@ class State:
             self.standing(want),
         )
 
-    def in_order(self, gpu_type: str, now_ms: int) -> list[Want]:
-        """The waiting requests of a GPU type in the order in which they are to be served."""
+    def in_order(self, gpu_type: str, now_ms: int, pause: Pause = no_pause) -> list[Want]:
+        """The waiting requests of a GPU type in the order in which they are to be served.
+
+        While there is a ``pause`` the state may change: then it is about so that they stood.
+        """
         line = self.lines.get(gpu_type)
         found: list[tuple[Score, int, Want]] = []
-        for lot in line.lots.values() if line else ():
+        add, score = found.append, self.policy.score
+        for lot in in_parts(list(line.lots.values()) if line else (), pause):
+            if not lot.wants:  # they have left since
+                continue
+            want = lot.wants[0]  # nothing but its instant distinguishes the others from it
+            likely_ms, standing = self.likely_ms(want, lot.batch, now_ms), self.standing(want)
             for want, number in zip(lot.wants, lot.numbers, strict=True):
-                found.append((self.score(want, lot.batch, now_ms), number, want))
-        for want, batch, number in self.set_aside.values():
+                add((score(want, likely_ms, standing), number, want))
+        for want, batch, number in list(self.set_aside.values()):
             if want.gpu_type == gpu_type:
-                found.append((self.score(want, batch, now_ms), number, want))
-        found.sort(key=lambda each: each[:2])
+                add((self.score(want, batch, now_ms), number, want))
+        found.sort(key=itemgetter(0, 1))
         return [want for *_, want in found]
 
     # ------------------------------------------------------------ the heaps

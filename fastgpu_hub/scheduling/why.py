@@ -1,36 +1,139 @@
-"""Why a request waits, and what would start it sooner."""
+"""Why a request waits."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
 from fastgpu_hub.pricing.explain import Explained
-from fastgpu_hub.scheduling.placement import fits
 from fastgpu_hub.scheduling.policies import Want
 from fastgpu_hub.scheduling.serving import exceeded, seats_kept
-from fastgpu_hub.scheduling.state import State
+from fastgpu_hub.scheduling.state import Pause, Reservation, State, in_parts, no_pause
+
+Limit = tuple[str, int, int]  # of the first limit that is reached: its key, GPUs held, limit
 
 
-def reasons(state: State, gpu_type: str, ordered: list[Want]) -> dict[str, Explained]:
-    """Why each of the waiting requests of a type waits, given in order: money or quota, a limit, turn, capacity."""
-    found: dict[str, Explained] = {}
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is the same for all that wait for a GPU type."""
+
+    policy: str
+    usable: int
+    free: int
+    seats: int
+    kept: Reservation | None
+    interrupted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """A request that waits: its place, how many of those before it could start, and what of its own is in its way."""
+
+    want: Want
+    place: int
+    ahead: int
+    facts: Facts
+    declined: Explained | None
+    over: Limit | None
+    possible: bool
+    seats_short: bool
+
+
+class Reasons(Mapping[str, Explained]):
+    """Why each request waits, by id; put into words when it is asked for, for there may be very many."""
+
+    def __init__(self, waits: Mapping[str, Waits]) -> None:
+        self._waits = waits
+
+    def __getitem__(self, want_id: str) -> Explained:
+        return reason(self._waits[want_id])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._waits)
+
+    def __len__(self) -> int:
+        return len(self._waits)
+
+
+def waits(state: State, gpu_type: str, ordered: Sequence[Want], pause: Pause = no_pause) -> dict[str, Waits]:
+    """What is to be told of each of the waiting requests of a type, given in order."""
+    pool = state.inventory.pools.get(gpu_type)
+    facts = _facts(state, gpu_type)
+    found: dict[str, Waits] = {}
+    alike: dict[Hashable, tuple[Limit | None, bool, bool]] = {}
     ahead = 0
-    usable, free = state.inventory.count(gpu_type)
-    for place, want in enumerate(ordered, 1):
-        limited = state.declined.get(want.id) or _limited(state, want)
-        found[want.id] = limited or _in_line(state, want, place, ahead, usable, free)
-        if limited is None:
+    for place, want in enumerate(in_parts(ordered, pause), 1):
+        key = want.limits, want.gpu_count, want.kind
+        known = alike.get(key)
+        if known is None:
+            possible = pool is not None and state.could_ever(pool, want)
+            seats_short = pool is not None and seats_kept(state, pool, want)
+            known = alike[key] = exceeded(state, want), possible, seats_short
+        over, possible, seats_short = known
+        declined = state.declined.get(want.id)
+        found[want.id] = Waits(want, place, ahead, facts, declined, over, possible, seats_short)
+        if declined is None and over is None and possible:
             ahead += 1
     return found
 
 
-def _limited(state: State, want: Want) -> Explained | None:
-    over = exceeded(state, want)
-    if over is None:
-        return None
-    key, held, limit = over
+def _facts(state: State, gpu_type: str) -> Facts:
+    line = state.lines.get(gpu_type)
+    kept = line.reservation if line is not None else None
+    interrupted = sum(1 for wanted_by in state.preempting.values() if kept and wanted_by == kept.want_id)
+    return Facts(state.policy.name, *state.inventory.count(gpu_type), state.seats.get(gpu_type, 0), kept, interrupted)
+
+
+def reason(waits: Waits) -> Explained:
+    """Why one waits: money or quota, a limit, GPUs that are not there, seats, its turn, or capacity."""
+    if waits.declined is not None:
+        return waits.declined
+    if waits.over is not None:
+        return _limited(waits.want, *waits.over)
+    want, facts = waits.want, waits.facts
+    numbers: dict[str, int | str] = {
+        "place": waits.place,
+        "ahead": waits.ahead,
+        "free": facts.free,
+        "usable": facts.usable,
+        "wanted": want.gpu_count,
+        "gpu_type": want.gpu_type,
+        "policy": facts.policy,
+    }
+    what = f"{want.gpu_count} x {want.gpu_type}"
+    if waits.seats_short:
+        never = "" if waits.possible else " So it cannot start."
+        return Explained(
+            "seats",
+            f"Waiting for {what}: {facts.free} of {facts.usable} free, and {facts.seats} are kept for notebook "
+            f"servers.{never}",
+            numbers | {"seats": facts.seats},
+            instead="" if waits.possible else "Ask for fewer GPUs.",
+        )
+    if not waits.possible:
+        return Explained(
+            "capacity",
+            f"Waiting for {what}: with the {facts.usable} that can be used now it cannot start, though all were free.",
+            numbers,
+            instead="Ask for fewer GPUs, or wait until more can be used.",
+        )
+    if waits.ahead:
+        return Explained(
+            "turn",
+            f"Waiting for its turn: place {waits.place} in the queue for {want.gpu_type}, {waits.ahead} "
+            f"{'request is' if waits.ahead == 1 else 'requests are'} ahead.",
+            numbers,
+        )
+    if facts.kept is not None and facts.kept.want_id == want.id:
+        return _kept_for(want, facts.kept, facts.interrupted)
+    return Explained("capacity", f"Waiting for {what}: {facts.free} of {facts.usable} free. Next in line.", numbers)
+
+
+def _limited(want: Want, key: str, held: int, limit: int) -> Explained:
     if want.gpu_count > limit:
         instead = f"Ask for at most {limit}." if limit else "Have the limit raised; until then nothing can start."
     else:
-        instead = "It starts by itself when one of them ends; stop one to start it sooner."
+        instead = "It has its turn when enough of them have ended; stop some to have it sooner."
     return Explained(
         "quota_concurrent_gpus",
         f"Waiting for a quota: {held} of {limit} GPUs that may run at once are in use, this one asks for "
@@ -40,54 +143,13 @@ def _limited(state: State, want: Want) -> Explained | None:
     )
 
 
-def _in_line(state: State, want: Want, place: int, ahead: int, usable: int, free: int) -> Explained:
-    numbers: dict[str, int | str] = {
-        "place": place,
-        "ahead": ahead,
-        "free": free,
-        "usable": usable,
-        "wanted": want.gpu_count,
-        "gpu_type": want.gpu_type,
-        "policy": state.policy.name,
-    }
-    pool = state.inventory.pools.get(want.gpu_type)
-    if pool is not None and seats_kept(state, pool, want):
-        seats = numbers["seats"] = state.seats[want.gpu_type]
-        return Explained(
-            "seats",
-            f"Waiting for {want.gpu_count} x {want.gpu_type}: {free} of {usable} free, and {seats} are kept for "
-            "notebook servers.",
-            numbers,
-        )
-    if ahead:
-        return Explained(
-            "turn",
-            f"Waiting for its turn: place {place} in the queue for {want.gpu_type}, {ahead} "
-            f"{'request is' if ahead == 1 else 'requests are'} ahead.",
-            numbers,
-        )
-    kept = _kept_for(state, want)
-    if kept is not None:
-        return kept
-    return Explained(
-        "capacity",
-        f"Waiting for {want.gpu_count} x {want.gpu_type}: {free} of {usable} free. Next in line.",
-        numbers,
-    )
-
-
-def _kept_for(state: State, want: Want) -> Explained | None:
-    line = state.lines.get(want.gpu_type)
-    kept = line.reservation if line is not None else None
-    if kept is None or kept.want_id != want.id:
-        return None
-    going = sum(1 for wanted_by in state.preempting.values() if wanted_by == want.id)
-    if going:
+def _kept_for(want: Want, kept: Reservation, interrupted: int) -> Explained:
+    if interrupted:
         return Explained(
             "preempting",
-            f"Making room for {want.gpu_count} x {want.gpu_type}: {going} spot "
-            f"{'job is' if going == 1 else 'jobs are'} being interrupted.",
-            {"interrupted": going, "gpu_type": want.gpu_type, "wanted": want.gpu_count},
+            f"Making room for {want.gpu_count} x {want.gpu_type}: {interrupted} spot "
+            f"{'job is' if interrupted == 1 else 'jobs are'} being interrupted.",
+            {"interrupted": interrupted, "gpu_type": want.gpu_type, "wanted": want.gpu_count},
         )
     return Explained(
         "reserved",
@@ -95,83 +157,3 @@ def _kept_for(state: State, want: Want) -> Explained | None:
         {"wanted": want.gpu_count, "gpu_type": want.gpu_type},
         frees_at_ms=round(kept.from_ms),
     )
-
-
-def sooner(state: State, want: Want, now_ms: int) -> tuple[Explained, ...]:
-    """What would start a waiting request sooner, each with its numbers: other counts, types, lengths; its own jobs.
-
-    ``frees_at_ms`` is when it would start that way, as far as can be said.
-    """
-    over = exceeded(state, want)
-    if over is not None:
-        return _within_limit(state, want, *over, now_ms)
-    pool = state.inventory.pools.get(want.gpu_type)
-    found: list[Explained] = []
-    if pool is not None and want.gpu_count > 1:
-        fewer = next((count for count in range(want.gpu_count - 1, 0, -1) if fits(pool, count)), 0)
-        if fewer:
-            found.append(
-                Explained(
-                    "fewer_gpus",
-                    f"With {fewer} instead of {want.gpu_count} GPUs it would fit now.",
-                    {"gpu_count": fewer, "gpu_type": want.gpu_type},
-                    frees_at_ms=now_ms,
-                )
-            )
-    for gpu_type, other in state.inventory.pools.items():
-        if gpu_type != want.gpu_type and fits(other, want.gpu_count):
-            found.append(
-                Explained(
-                    "other_gpu_type",
-                    f"{want.gpu_count} x {gpu_type} would fit now: {other.free} of {other.usable} are free.",
-                    {"gpu_type": gpu_type, "free": other.free, "usable": other.usable},
-                    frees_at_ms=now_ms,
-                )
-            )
-    line = state.lines.get(want.gpu_type)
-    kept = line.reservation if line is not None else None
-    if kept is not None and kept.want_id != want.id and pool is not None and fits(pool, want.gpu_count):
-        gap_minutes = int(max(0.0, kept.from_ms - now_ms) // 60_000)
-        if gap_minutes:
-            found.append(
-                Explained(
-                    "shorter",
-                    f"With a time limit of at most {gap_minutes} min it would fit in before GPUs that are kept for "
-                    "another are needed.",
-                    {"minutes": gap_minutes},
-                    frees_at_ms=now_ms,
-                )
-            )
-    return tuple(found)
-
-
-def _within_limit(state: State, want: Want, key: str, held: int, limit: int, now_ms: int) -> tuple[Explained, ...]:
-    found = []
-    room = limit - held
-    if 0 < room < want.gpu_count:
-        found.append(
-            Explained(
-                "fewer_gpus",
-                f"With {room} instead of {want.gpu_count} GPUs it would be within the limit now.",
-                {"gpu_count": room, "limit": limit, "held": held},
-                frees_at_ms=now_ms,
-            )
-        )
-    ends = sorted(
-        (state.ends_ms(running, now_ms), running.want.id, running.want.gpu_count)
-        for running in state.holding.values()
-        if any(name == key for name, _ in running.want.limits)
-    )
-    for at_ms, who, count in ends:
-        room += count
-        if room >= want.gpu_count:
-            found.append(
-                Explained(
-                    "ends",
-                    f"The limit has room for it when {who} ends.",
-                    {"id": who, "limit": limit, "held": held},
-                    frees_at_ms=round(at_ms),
-                )
-            )
-            break
-    return tuple(found)

@@ -137,8 +137,14 @@ class Engine:
     def has_blob(self, sha256: str) -> bool:
         return True
 
+    def environment_names(self) -> tuple[str, ...]:
+        return ()
+
     def log_size(self, lease_id: str) -> int:
         return 0
+
+    def read_log(self, lease_id: str, offset: int, limit_bytes: int) -> bytes:
+        return b""
 
     def metrics(self, lease_id: str) -> Reported:
         return Reported()

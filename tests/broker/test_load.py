@@ -118,7 +118,6 @@ async def test_looking_from_other_threads_while_the_queue_moves_never_fails(worl
     def look() -> None:
         try:
             while not stop.is_set():
-                world.broker._known_queue = None
                 world.broker._live([waiting])
                 world.broker._wait_ms(H100)
         except Exception as error:
@@ -131,14 +130,12 @@ async def test_looking_from_other_threads_while_the_queue_moves_never_fails(worl
         for thread in threads:
             thread.start()
         for number in range(1, 100):
-            feed(scheduler.Resumed(scheduler.Want(f"r{number}", "alice", H100, 1, 0), (f"GPU-{number}",)))
+            feed(scheduler.Resumed(Want(f"r{number}", "alice", H100, 1, 0), (f"GPU-{number}",), 0, 0))
         for number in range(1000):
-            feed(scheduler.Gone(f"r{number % 99 + 1}"))
-            feed(
-                scheduler.Resumed(scheduler.Want(f"r{number % 99 + 1}", "bob", H100, 1, 0), (f"GPU-{number % 99 + 1}",))
-            )
+            feed(scheduler.Gone(f"r{number % 99 + 1}", 0))
+            feed(scheduler.Resumed(Want(f"r{number % 99 + 1}", "bob", H100, 1, 0), (f"GPU-{number % 99 + 1}",), 0, 0))
         for number in range(1, 100):
-            feed(scheduler.Gone(f"r{number}"))
+            feed(scheduler.Gone(f"r{number}", 0))
     finally:
         stop.set()
         for thread in threads:

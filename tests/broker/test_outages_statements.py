@@ -109,7 +109,7 @@ async def test_a_crash_between_any_two_statements_converges_and_charges_exactly_
     stride = {"crash": 1, "error": 3, "deaf": 1}[mode]
     if world.url.startswith("postgresql") and mode != "deaf":
         stride = 7
-    at = 60 if life is job_that_is_cancelled and mode != "deaf" else 1
+    at = 20 if life is job_that_is_cancelled and mode != "deaf" else 1
     fired = "first"
     while fired:
         statements.arm(at, mode)
@@ -125,4 +125,4 @@ async def test_a_crash_between_any_two_statements_converges_and_charges_exactly_
             raise AssertionError(f"{fired}: {error}") from error
         at += stride
     print(f"{sent} statements")
-    assert sent > (4 if mode == "deaf" else 60)
+    assert sent > (3 if mode == "deaf" else 30)

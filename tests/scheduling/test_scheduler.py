@@ -6,10 +6,10 @@ import pytest
 
 from fastgpu_hub.pricing.explain import Explained
 from fastgpu_hub.scheduling import scheduler as s
-from fastgpu_hub.scheduling import why
 from fastgpu_hub.scheduling.inventory import Device
 from fastgpu_hub.scheduling.overview import overview
 from fastgpu_hub.scheduling.policies import Want, policy_of
+from fastgpu_hub.scheduling.sooner import sooner
 
 A100, H100, HOUR = "a100-40gb", "h100-80gb", 3_600_000
 
@@ -181,7 +181,7 @@ def test_what_would_start_it_sooner_is_told_with_numbers(desk):
     d.find(8, A100)
     d.ask("a", 2)
     d.ask("big", 4, at=1)
-    told = {each.code: each for each in why.sooner(d.state, d.state.waiting("big"), d.now_ms)}
+    told = {each.code: each for each in sooner(d.state, d.state.waiting("big"), d.now_ms, {A100: ()})}
     assert told["fewer_gpus"].numbers["gpu_count"] == 2
     assert (told["other_gpu_type"].numbers["gpu_type"], told["other_gpu_type"].numbers["free"]) == (A100, 8)
 
@@ -191,7 +191,7 @@ def test_who_waits_for_a_limit_hears_what_has_to_end(desk):
     d.find(4)
     d.ask("a", 2, limits=(("k", 3),), duration_ms=HOUR)
     d.ask("b", 2, at=1, limits=(("k", 3),))
-    told = {each.code: each for each in why.sooner(d.state, d.state.waiting("b"), d.now_ms)}
+    told = {each.code: each for each in sooner(d.state, d.state.waiting("b"), d.now_ms)}
     assert told["fewer_gpus"].numbers["gpu_count"] == 1
     assert (told["ends"].numbers["id"], told["ends"].frees_at_ms) == ("a", HOUR)
 
@@ -202,7 +202,7 @@ def test_a_shorter_one_would_fit_before_what_gpus_are_kept_for(desk):
     d.ask("a", 2, duration_ms=HOUR)
     d.ask("first", 4, at=1, duration_ms=HOUR)
     d.ask("long", 1, at=2, duration_ms=5 * HOUR)
-    told = {each.code: each for each in why.sooner(d.state, d.state.waiting("long"), d.now_ms)}
+    told = {each.code: each for each in sooner(d.state, d.state.waiting("long"), d.now_ms)}
     assert told["shorter"].numbers == {"minutes": 59}
 
 
