@@ -183,8 +183,9 @@ class Runtime(Watchers):
     def _tell_queue(self) -> None:
         """Wake those who watch their place in the queue; a place changes with every grant, so not each time."""
         self._queue_news = None
-        for want in list(self.state.wants_waiting()):
-            self.touch(want.id)
+        for workload_id in self.watched():
+            if self.state.waits_for_turn(workload_id):
+                self.touch(workload_id)
 
     def arrived(self, workload: Workload, rules: Rules, hindrance: Hindrance | None = None) -> None:
         """A new request is in the store: queue it, unless something keeps it out. A repeat changes nothing."""
@@ -200,7 +201,9 @@ class Runtime(Watchers):
     def resumed(self, workload: Workload, rules: Rules, seen_ms: int) -> None:
         """A workload holds GPUs by the store: so it does here, even where they are not found."""
         now_ms = self.clock.now_ms()
-        for uuid in set(workload.gpu_uuids) - set(self.state.inventory.devices):
+        for uuid in workload.gpu_uuids:
+            if uuid in self.state.inventory.devices:
+                continue
             self.queue.vanished(Device(uuid, workload.gpu_type, workload.node))
         since_ms = min(now_ms, workload.billed_from_ms or workload.granted_ms or now_ms)
         try:

@@ -18,6 +18,10 @@ class Watchers:
         for event in self._watchers.pop(workload_id, ()):
             event.set()
 
+    def watched(self) -> list[str]:
+        """The workloads that somebody waits for."""
+        return list(self._watchers)
+
     @contextmanager
     def watching(self, workload_id: str, event: asyncio.Event) -> Iterator[None]:
         """Have an event set once, when something about the workload changes meanwhile."""

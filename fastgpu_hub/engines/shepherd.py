@@ -469,6 +469,8 @@ def supervise(folder: str) -> None:
         try:
             write_json(folder, "exit.json", result, durable=True)
             break
+        except FileNotFoundError:  # the whole folder was removed: nobody will ask
+            break
         except OSError:
             time.sleep(1)
     _tell()

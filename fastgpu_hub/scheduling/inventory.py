@@ -186,7 +186,7 @@ class Inventory:
 
     def _usable(self, uuid: str, change: int) -> None:
         pool, node, position = self._where[uuid]
-        if uuid not in self.holder:  # rare, so it may take its time
+        if self._holder_of(uuid) is None:
             before = len(node.free)
             if change > 0:
                 insort(node.free, position)
@@ -196,6 +196,13 @@ class Inventory:
         node.usable += change
         pool.usable += change
         pool.measure()
+
+    def _holder_of(self, uuid: str) -> str | None:
+        _, node, position = self._where[uuid]
+        for who in node.held:
+            if any(part is node and position in positions for _, part, positions in self._held[who]):
+                return who
+        return None
 
     def free(self, gpu_type: str) -> dict[str, list[Device]]:
         """Free, unfenced devices of a type by node, in index order."""
@@ -267,13 +274,12 @@ class Inventory:
 
     def take(self, uuids: Iterable[str], holder: str) -> None:
         """Give certain devices to a workload. Raises ValueError when one is already held by another."""
-        wanted = list(uuids)
-        whose = self.holder
-        for uuid in wanted:
-            if whose.get(uuid, holder) != holder:
-                raise ValueError(f"{uuid} is held by {whose[uuid]}, cannot be given to {holder}")
-        for uuid in wanted:
-            if uuid in whose:
+        wanted = {uuid: self._holder_of(uuid) for uuid in uuids}
+        for uuid, who in wanted.items():
+            if who is not None and who != holder:
+                raise ValueError(f"{uuid} is held by {who}, cannot be given to {holder}")
+        for uuid, who in wanted.items():
+            if who is not None:
                 continue
             pool, node, position = self._where[uuid]
             self._note(holder, pool, node, position)

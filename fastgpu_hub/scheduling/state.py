@@ -174,6 +174,10 @@ class State:
         """Whether a request waits or holds devices."""
         return want_id in self.lot_of or want_id in self.holding or want_id in self.set_aside
 
+    def waits_for_turn(self, want_id: str) -> bool:
+        """Whether a request waits."""
+        return want_id in self.lot_of or want_id in self.set_aside
+
     def wants_waiting(self) -> Iterator[Want]:
         """Every waiting request, in no order."""
         for line in self.lines.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -137,6 +138,17 @@ async def test_shepherds_outlive_the_service_with_their_jobs_and_end_without(ben
     (bench.work("j1") / "go").touch()
     assert (await bench.until("exited", "j1")).exit_code == 0
     await gone(busy)
+
+
+async def test_a_shepherd_whose_folder_was_removed_does_not_wait_for_it(bench: Any) -> None:
+    await bench.start(WAITS, "j1")
+    await bench.log_has("up", "j1")
+    shepherd, root = shepherd_of(bench, "j1"), (await bench.until("running", "j1")).pid
+    await bench.engine.close()
+    shutil.rmtree(bench.folder / "jobs" / "j1")
+    os.kill(root, signal.SIGKILL)
+    await asyncio.wait_for(gone(shepherd), 5)
+    await bench.open()
 
 
 async def test_whoever_waits_for_output_hears_of_it_at_once(bench: Any) -> None:
