@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from fastgpu_hub.broker.admission import Rules, concurrent_limits
+from fastgpu_hub.broker.admission import CONCURRENT, Rules, concurrent_limits
 from fastgpu_hub.broker.attempts import may_be_interrupted
 from fastgpu_hub.broker.lifecycle import customer_of
 from fastgpu_hub.broker.ports.records import Workload
@@ -26,7 +26,7 @@ def want_of(workload: Workload, rules: Rules, now_ms: int) -> Want:
         workload.owner,
         workload.gpu_type,
         workload.gpu_count,
-        workload.requested_ms,
+        max(workload.requested_ms, workload.not_before_ms or 0),  # whoever is put off does not wait for GPUs meanwhile
         limits,
         workload.time_limit_ms,
         account=workload.account,
@@ -35,6 +35,17 @@ def want_of(workload: Workload, rules: Rules, now_ms: int) -> Want:
         batch=workload.array_id or "",
         spot=may_be_interrupted(workload),
     )
+
+
+def weights_of(rules: Rules) -> dict[str, float]:
+    """What accounts are entitled to in comparison: classes by how many GPUs they may have at once, 1 on average."""
+    limits: dict[str, int] = {}
+    for quota in rules.quotas:
+        if quota.scope == "class" and quota.metric == CONCURRENT and not quota.soft:
+            account = f"class:{quota.name}"
+            limits[account] = max(1, quota.limit, limits.get(account, 0))
+    mean = sum(limits.values()) / max(1, len(limits))
+    return {account: limit / mean for account, limit in limits.items()}
 
 
 def similar(workload: Workload) -> str:

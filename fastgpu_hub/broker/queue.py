@@ -19,13 +19,14 @@ from fastgpu_hub.pricing.explain import Explained
 from fastgpu_hub.scheduling import scheduler
 from fastgpu_hub.scheduling.inventory import Device
 from fastgpu_hub.scheduling.overview import Overview, overview
+from fastgpu_hub.scheduling.parts import in_parts
 from fastgpu_hub.scheduling.policies import Want, policy_of
 from fastgpu_hub.scheduling.prediction import Prediction
 from fastgpu_hub.scheduling.sooner import Limits, sooner
-from fastgpu_hub.scheduling.state import in_parts
 
 MOST_AGE_MS = 1000
 QUICK_SECONDS = 0.002
+FEW = 500  # that wait or run: a look at so many is never long
 LONG_SECONDS = 0.05
 PAUSE_SECONDS = 0.0005
 REST_FACTOR = 20
@@ -94,7 +95,7 @@ class Queue:
             return self._look()
         if known.version == self.state.version and 0 <= now_ms - known.at_ms < MOST_AGE_MS:
             return known
-        took = self._took_seconds
+        took = self._took_seconds if len(known.places) + len(known.holding) > FEW else 0.0
         if took > QUICK_SECONDS and time.monotonic() - self._looked_at < took * REST_FACTOR:
             return known
         if took > LONG_SECONDS and (loop := _running_loop()) is not None:

@@ -12,7 +12,7 @@ from fastgpu_hub.broker.admission import Rules
 from fastgpu_hub.broker.evidence import ran_until_ms, recorded_ms
 from fastgpu_hub.broker.idempotency import KEEP_MS
 from fastgpu_hub.broker.lifecycle import ACTIVE, LIVE
-from fastgpu_hub.broker.orders import grace_ms, want_of
+from fastgpu_hub.broker.orders import grace_ms, want_of, weights_of
 from fastgpu_hub.broker.ports.records import Hold, Workload
 from fastgpu_hub.broker.ports.store import StoreUnavailable, UnitOfWork
 from fastgpu_hub.broker.ports.world import HubUnavailable
@@ -109,6 +109,8 @@ async def _repair_scheduler(runtime: Runtime) -> None:
 
     active, rules, hindered = await runtime.store.read(look)
     now_ms = runtime.clock.now_ms()
+    if (weights := weights_of(rules)) != runtime.state.weights:
+        runtime.feed(scheduler.Weighed(weights, now_ms))
     suspected = _differences(runtime.state, active, rules, now_ms)
     if not suspected and runtime.waiting.knows(hindered):
         return

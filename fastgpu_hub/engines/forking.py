@@ -93,28 +93,24 @@ class Shepherds:
                 line.hand(folder, lock)
                 return line
             line.close()
-        line = self._fork()
-        try:
-            line.hand(folder, lock)
-        except BaseException:
-            line.close()
-            raise
-        return line
-
-    def _fork(self) -> Line:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        line = Line(ours)
         with theirs:
             try:
-                try:
-                    self._ask(theirs)
-                except OSError:  # it was killed, or it hangs
-                    self._end_fork_server()
-                    self._ask(theirs)
+                line.hand(folder, lock)  # waits there for the shepherd, who may not live long enough to be handed it
+                self._fork(theirs)
             except BaseException:
-                ours.close()
+                line.close()
                 raise
-        ours.setblocking(False)
-        return Line(ours)
+        return line
+
+    def _fork(self, theirs: socket.socket) -> None:
+        try:
+            self._ask(theirs)
+        except OSError:  # it was killed, or it hangs
+            self._end_fork_server()
+            self._ask(theirs)
 
     def _ask(self, theirs: socket.socket) -> None:
         self.start()

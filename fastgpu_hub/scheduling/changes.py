@@ -14,6 +14,8 @@ from fastgpu_hub.scheduling.prediction import Batch
 from fastgpu_hub.scheduling.shares import Shares
 from fastgpu_hub.scheduling.state import WAIT_BASE_MS, Line, Lot, Running, State
 
+REBASE_MS = 24 * 3_600_000  # so often it is looked whether that is due
+
 
 def line_of(state: State, gpu_type: str) -> Line:
     """The line of a GPU type, made when it is asked for first."""
@@ -107,7 +109,7 @@ def lot_limits(lot: Lot) -> tuple[tuple[str, int], ...]:
 
 def hold(state: State, want: Want, batch: Batch, number: int, now_ms: int, likely_ms: float) -> None:
     """A request holds devices from now on; ``likely_ms`` of use is noted to its owner at once."""
-    running = Running(want, batch, number, now_ms, likely_ms, state.told.pop(want.id, None))
+    running = Running(want, batch, number, now_ms, state.told.pop(want.id, None))
     state.holding[want.id] = running
     state.predictor.started(batch, want.id, now_ms)
     for key, _ in want.limits:
@@ -122,7 +124,7 @@ def hold(state: State, want: Want, batch: Batch, number: int, now_ms: int, likel
         state.turns[want.owner] = state.grants
     elif standing:
         account = want.account if standing == "use" else ""
-        state.shares[want.gpu_type].add(want.owner, account, running.noted_gpu_ms, now_ms)
+        running.noted = state.shares[want.gpu_type].add(want.owner, account, likely_ms * want.gpu_count, now_ms)
 
 
 def release(state: State, running: Running, ran_ms: float, now_ms: int) -> list[Line]:
@@ -143,9 +145,8 @@ def release(state: State, running: Running, ran_ms: float, now_ms: int) -> list[
         state.preempting.pop(want.id, None)
     if (standing := state.policy.standing) in ("share", "use"):
         account = want.account if standing == "use" else ""
-        used, noted = ran_ms * want.gpu_count, running.noted_gpu_ms
-        more = state.shares[want.gpu_type].add(want.owner, account, used, now_ms, noted, running.since_ms)
-        if more < 0 and line.size:
+        used = state.shares[want.gpu_type].add(want.owner, account, ran_ms * want.gpu_count, now_ms, running.noted)
+        if used < running.noted and line.size:
             _restand(state, line, want, now_ms)
     if line.size:
         for lot in state.lots_of.get(running.batch, ()):
@@ -167,9 +168,18 @@ def _restand(state: State, line: Line, want: Want, now_ms: int) -> None:
 
 def rebase(state: State, line: Line, now_ms: int) -> None:
     """Keep the numbers small that recent use is written down in, and the heaps that are made of them in order."""
-    if state.shares[line.gpu_type].rebase(now_ms):
-        for lot in line.lots.values():
-            state.push(line, lot, state.score(lot.wants[0], lot.batch, now_ms))
+    line.rebase_ms = now_ms + REBASE_MS
+    if (scale := state.shares[line.gpu_type].rebase(now_ms)) is not None:
+        for running in state.holding.values():
+            if running.want.gpu_type == line.gpu_type:
+                running.noted *= scale
+        restand_all(state, line, now_ms)
+
+
+def restand_all(state: State, line: Line, now_ms: int) -> None:
+    """What was compared up to now is no measure any more: everybody where they stand now."""
+    for lot in line.lots.values():
+        state.move_up(line, lot, state.score(lot.wants[0], lot.batch, now_ms), now_ms)
 
 
 def came_true(state: State, want_id: str, now_ms: int) -> None:

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from fastgpu_hub.scheduling.backfill import Profile, book
 from fastgpu_hub.scheduling.inventory import Node, Pool
+from fastgpu_hub.scheduling.parts import Pause, in_parts, no_pause
 from fastgpu_hub.scheduling.policies import Want
 from fastgpu_hub.scheduling.serving import exceeded
-from fastgpu_hub.scheduling.state import WAIT_BASE_MS, Pause, Running, State, in_parts, no_pause
+from fastgpu_hub.scheduling.state import WAIT_BASE_MS, Running, State
 
 DEPTH = 200
 FEW = 20  # that are planned without a pause

@@ -97,6 +97,14 @@ class LimitsChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Weighed:
+    """What accounts are entitled to in comparison with one another: twice the weight, twice the use. 1 if not named."""
+
+    weights: dict[str, float]
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Foretold:
     """A waiting request was told that it will probably wait so long from now on."""
 
@@ -116,6 +124,7 @@ Event = (
     | Declined
     | Reconsider
     | LimitsChanged
+    | Weighed
     | Foretold
 )
 

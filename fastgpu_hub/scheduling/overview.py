@@ -9,8 +9,9 @@ from fastgpu_hub.pricing.explain import Explained
 from fastgpu_hub.scheduling import eta, why
 from fastgpu_hub.scheduling.eta import Start
 from fastgpu_hub.scheduling.inventory import Inventory
+from fastgpu_hub.scheduling.parts import Pause, no_pause
 from fastgpu_hub.scheduling.policies import Want
-from fastgpu_hub.scheduling.state import Pause, State, no_pause
+from fastgpu_hub.scheduling.state import State
 
 
 @dataclass(frozen=True, slots=True)

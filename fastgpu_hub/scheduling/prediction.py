@@ -215,8 +215,9 @@ class Predictor:
         # The whole of a batch weighs little more than its first run: a thousand alike are one experience.
         weight = 1.0 / count if count < 50 else 0.02
         decay = self.decay**weight
+        last_ms = batch.last_ms
         for cell in batch.cells:
-            cell.last_ms = batch.last_ms
+            cell.last_ms = last_ms
             old = cell.weight * decay
             cell.weight = total = old + weight
             share = weight / total

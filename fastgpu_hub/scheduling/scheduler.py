@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from fastgpu_hub.scheduling import gates
-from fastgpu_hub.scheduling.changes import hold, join, leave, line_of, lot_limits, release
+from fastgpu_hub.scheduling.changes import hold, join, leave, line_of, lot_limits, release, restand_all
 from fastgpu_hub.scheduling.events import (
     Arrived,
     Declined,
@@ -29,6 +29,7 @@ from fastgpu_hub.scheduling.events import (
     Reconsider,
     Resumed,
     Unfenced,
+    Weighed,
 )
 from fastgpu_hub.scheduling.serving import at_once, exceeded, serve, serve_all
 from fastgpu_hub.scheduling.state import State
@@ -50,6 +51,7 @@ __all__ = [
     "Resumed",
     "State",
     "Unfenced",
+    "Weighed",
     "exceeded",
     "handle",
 ]
@@ -191,6 +193,13 @@ def _limits_changed(state: State, event: LimitsChanged) -> list[Instruction]:
     return serve_all(state, state.lines.values(), event.at_ms)
 
 
+def _weighed(state: State, event: Weighed) -> list[Instruction]:
+    state.weights = dict(event.weights)
+    for line in state.lines.values():
+        restand_all(state, line, event.at_ms)
+    return []
+
+
 def _foretold(state: State, event: Foretold) -> list[Instruction]:
     if event.id in state.lot_of:
         state.foretold.setdefault(event.id, (event.at_ms, event.wait_ms))
@@ -209,4 +218,5 @@ _HANDLERS: dict[type, Callable[[State, Any], list[Instruction]]] = {
     Declined: _declined,
     Reconsider: _reconsider,
     LimitsChanged: _limits_changed,
+    Weighed: _weighed,
 }

@@ -60,7 +60,7 @@ def serve(state: State, line: Line, now_ms: int) -> list[Instruction]:
         return []
     if not pool.free and not line.spot:
         return []
-    if state.policy.standing:
+    if now_ms >= line.rebase_ms:
         rebase(state, line, now_ms)
     orders: list[Instruction] = []
     if state.seats:

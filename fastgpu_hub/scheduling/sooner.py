@@ -1,4 +1,7 @@
-"""What would start a waiting request sooner. It is true when it is told: asked for that way, it would start."""
+"""What would start a waiting request sooner: asked for that way, it would start at once.
+
+By what GPUs are kept for others as the queue was last looked at.
+"""
 
 from __future__ import annotations
 
@@ -119,12 +122,15 @@ class _Look:
     def _overtaken(self, gpu_type: str) -> bool:
         """Whether others who wait would come first, were it asked for anew.
 
-        That is so where nobody goes ahead, and where it is itself what others are held back for.
+        That is so where nobody goes ahead, where it is itself what others are held back for, and where somebody's
+        patience has ended since the queue was looked at.
         """
         line = self.state.lines.get(gpu_type)
         if line is None:
             return False
         kept = line.reservation
+        if kept is None and (self.now_ms >= line.review_ms or (line.overdue and line.overdue[0][0] < self.now_ms)):
+            return True
         if self.state.policy.backfill == "easy" and (kept is None or kept.want_id != self.want.id):
             return False
         pool = self.state.inventory.pools.get(gpu_type)

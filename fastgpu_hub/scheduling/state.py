@@ -5,13 +5,13 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import TypeVar
 
 from fastgpu_hub.pricing.explain import Explained
 from fastgpu_hub.scheduling.inventory import Inventory, Node, Pool
+from fastgpu_hub.scheduling.parts import Pause, in_parts, no_pause
 from fastgpu_hub.scheduling.policies import POLICIES, Policy, Score, Standing, Want
 from fastgpu_hub.scheduling.prediction import COVERAGE, Batch, Prediction, Predictor, Quantile
 from fastgpu_hub.scheduling.shares import Shares
@@ -22,22 +22,6 @@ WAIT_BASE_MS = 60_000.0
 STRICT_FACTOR = 3.0
 MOST_OUT_OF_DATE = 100
 LOOK_AGAIN_MS = 600_000
-PART = 2000
-
-Pause = Callable[[], None]
-T = TypeVar("T")
-
-
-def no_pause() -> None:
-    """For those who look at everything at once."""
-
-
-def in_parts(items: Sequence[T], pause: Pause) -> Iterator[T]:
-    """The items, with a pause after each so many."""
-    for start in range(0, len(items), PART):
-        if start:
-            pause()
-        yield from items[start : start + PART]
 
 
 class Lot:
@@ -100,7 +84,18 @@ class Line:
     ``overdue`` is a heap of (since when nobody may go ahead of it, number, id) of what waits, and of some that do not.
     """
 
-    __slots__ = ("by_owner", "gpu_type", "heaps", "lots", "overdue", "reservation", "review_ms", "size", "spot")
+    __slots__ = (
+        "by_owner",
+        "gpu_type",
+        "heaps",
+        "lots",
+        "overdue",
+        "rebase_ms",
+        "reservation",
+        "review_ms",
+        "size",
+        "spot",
+    )
 
     def __init__(self, gpu_type: str) -> None:
         self.gpu_type = gpu_type
@@ -109,6 +104,7 @@ class Line:
         self.by_owner: dict[Hashable, dict[Lot, None]] = {}
         self.size = 0
         self.review_ms: float = NEVER_MS
+        self.rebase_ms = 0
         self.overdue: list[tuple[float, int, str]] = []
         self.reservation: Reservation | None = None
         self.spot: dict[str, None] = {}
@@ -117,16 +113,14 @@ class Line:
 class Running:
     """A request that holds devices. ``told`` is the log mean and deviation of the run time that was predicted for it.
 
-    ``noted_gpu_ms`` is the use that its owner's share counts already; ``ends_ms`` the end by its own report.
+    ``noted`` is what was written down of its use when it started; ``ends_ms`` the end by its own report.
     """
 
-    __slots__ = ("batch", "ends_ms", "noted_gpu_ms", "number", "since_ms", "told", "want")
+    __slots__ = ("batch", "ends_ms", "noted", "number", "since_ms", "told", "want")
 
-    def __init__(
-        self, want: Want, batch: Batch, number: int, since_ms: int, likely_ms: float, told: tuple[float, float] | None
-    ) -> None:
+    def __init__(self, want: Want, batch: Batch, number: int, since_ms: int, told: tuple[float, float] | None) -> None:
         self.want, self.batch, self.number, self.since_ms, self.told = want, batch, number, since_ms, told
-        self.noted_gpu_ms = likely_ms * want.gpu_count
+        self.noted = 0.0
         self.ends_ms: float | None = None
 
 
@@ -134,7 +128,7 @@ class Running:
 class State:
     """Inventory, a line per GPU type, who holds devices, GPUs held per limit, who was declined, what is predicted.
 
-    ``seats`` are devices per GPU type that jobs leave to notebook servers.
+    ``seats`` are devices per GPU type that jobs leave to notebook servers, ``weights`` what accounts are entitled to.
     """
 
     policy: Policy = POLICIES["default"]
@@ -142,6 +136,7 @@ class State:
     predictor: Predictor = field(default_factory=Predictor)
     shares: dict[str, Shares] = field(default_factory=dict)
     seats: dict[str, int] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
     lines: dict[str, Line] = field(default_factory=dict)
     lots_of: dict[Batch, dict[Lot, None]] = field(default_factory=dict)
     lot_of: dict[str, Lot] = field(default_factory=dict)
@@ -278,7 +273,10 @@ class State:
             return self.turns.get(want.owner, 0)
         if kind == "use":
             shares = self.shares.get(want.gpu_type)
-            return (shares.account_use(want.account), shares.owner_use(want.owner)) if shares else (0.0, 0.0)
+            if shares is None:
+                return 0.0, 0.0
+            account_use = shares.account_use(want.account) / self.weights.get(want.account, 1.0)
+            return account_use, shares.owner_use(want.owner)
         return 0
 
     def score(self, want: Want, batch: Batch, now_ms: int) -> Score:

@@ -6,9 +6,10 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fastgpu_hub.pricing.explain import Explained
+from fastgpu_hub.scheduling.parts import Pause, in_parts, no_pause
 from fastgpu_hub.scheduling.policies import Want
 from fastgpu_hub.scheduling.serving import exceeded, seats_kept
-from fastgpu_hub.scheduling.state import Pause, Reservation, State, in_parts, no_pause
+from fastgpu_hub.scheduling.state import Reservation, State
 
 Limit = tuple[str, int, int]  # of the first limit that is reached: its key, GPUs held, limit
 

@@ -168,7 +168,9 @@ async def test_a_service_that_closes_does_not_wait_for_a_large_file_and_the_next
             return b"x" if len(reads) < 2000 else b""  # a byte at a time: it would take hours
 
     monkeypatch.setattr(keeper.engine, "open_file", lambda *_: Slow())
-    job_id = await run(keeper, {"out/large": b"x" * MIB})
+    job_id = keeper.ok(await keeper.submit(keeper.alice, outputs=("out/**",))).id
+    keeper.engine.put_file(job_id, "out/large", b"x" * MIB)
+    keeper.engine.finish(job_id)
     while not keeper.files.puts:
         await asyncio.sleep(0.01)
     monkeypatch.undo()

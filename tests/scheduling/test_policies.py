@@ -60,10 +60,10 @@ def test_weights_make_a_class_entitled_to_more(desk):
     for name in ("a", "b"):
         d.ask(f"{name}-1", account=name)
         d.end(f"{name}-1", at=d.now_ms + 10 * HOUR)
-    d.state.shares[H100].weights["a"] = 4.0
     d.ask("c-1", account="c")
     for name in ("b", "a"):
         d.ask(f"{name}-2", account=name)
+    d.feed(s.Weighed, {"a": 4.0})
     assert d.end("c-1", at=d.now_ms + 1) == ["a-2"]
 
 
