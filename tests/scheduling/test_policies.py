@@ -135,7 +135,9 @@ def test_seats_are_kept_for_notebook_servers(desk):
 
 
 # ---------------------------------------------------------------- nobody starves
-@pytest.mark.parametrize("policy", ["default", "shortest", "load-balance"])
+@pytest.mark.parametrize(
+    "policy", ["default", *(pytest.param(name, marks=pytest.mark.slow) for name in ("shortest", "load-balance"))]
+)
 def test_a_wide_request_in_a_stream_of_short_ones_starts_within_a_bound(desk, policy):
     """Short requests keep coming, and keep every node busy: the wide one gets GPUs kept once its patience is over."""
     d = desk(policy)
