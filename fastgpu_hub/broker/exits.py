@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fastgpu_hub.broker import aftermath, lifecycle
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 OUTCOMES = {"timed_out": "timed_out", "stopped": "cancelled", "failed_to_start": "failed", "killed": "lost"}
 ASK = "Tell the administrator: the service's log says more."
-NOT_STARTED = Explained(ENGINE_FAULT, "It could not be started, by a fault of the service.", instead=ASK)
 
 
 async def exited(runtime: Runtime, seen: Observation) -> None:
@@ -83,7 +81,7 @@ async def absent(runtime: Runtime, job_id: str) -> None:
     if job is None or job.state not in LIVE:
         return
     if job.state == "granted":
-        await runtime.launch(job)
+        await runtime.launcher.launch(job)
         return
     last_ms, now_ms = runtime.last_seen_ms(job), runtime.clock.now_ms()
     outcome = "cancelled" if job.billed_from_ms is None else "lost"
@@ -94,10 +92,3 @@ async def absent(runtime: Runtime, job_id: str) -> None:
             )
         )
     )
-
-
-async def not_started(runtime: Runtime, job_id: str) -> None:
-    """A job could not be handed to the engine: where that is known, it has failed, by no fault of its own."""
-    seen = await runtime.engine.observe(job_id)
-    if seen.state == "absent":
-        await exited(runtime, replace(seen, state="exited", ending="failed_to_start", reason=NOT_STARTED))

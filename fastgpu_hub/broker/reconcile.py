@@ -157,6 +157,8 @@ def _differences(
 async def _job(runtime: Runtime, workload: Workload) -> None:
     asked_ms = runtime.clock.now_ms()
     observation = await runtime.engine.observe(workload.id)
+    if observation.state == "absent" and runtime.launcher.is_at(workload.id):
+        return
     if observation.state == "running":
         runtime.seen_active_ms[workload.id] = ran_until_ms(observation, workload.billed_from_ms, asked_ms)
     told = {"granted": "starting", "running": "running"}.get(workload.state)

@@ -20,9 +20,10 @@ from fastgpu_hub.broker.evidence import ran_until_ms, recorded_ms, tell_of_clock
 from fastgpu_hub.broker.files import Files
 from fastgpu_hub.broker.gpus import Gpus
 from fastgpu_hub.broker.idempotency import Refusal
+from fastgpu_hub.broker.launching import Launcher
 from fastgpu_hub.broker.lifecycle import ACTIVE, LIVE, Stale
 from fastgpu_hub.broker.news import News
-from fastgpu_hub.broker.orders import ends_ms, grace_ms, launch_of, want_of
+from fastgpu_hub.broker.orders import ends_ms, grace_ms, want_of
 from fastgpu_hub.broker.ports.files import FileStore
 from fastgpu_hub.broker.ports.records import Workload
 from fastgpu_hub.broker.ports.store import Store, StoreUnavailable, UnitOfWork
@@ -73,6 +74,7 @@ class Runtime(Watchers):
         self.time = TimeKeeper(self)
         self.waiting = WaitingRoom(self)
         self.deferrals = Deferrals(self)
+        self.launcher = Launcher(self)
         self.runs = RunKeeper(self)
         self.files = Files(self, files)
         self.watch = Watch()
@@ -285,7 +287,7 @@ class Runtime(Watchers):
             self.ends_ms[workload.id] = ends_ms(workload)
             self.touch(workload.id)
             if workload.kind == "job" and workload.state == "granted":
-                await self.launch(workload)
+                await self.launcher.launch(workload)
 
     async def _granted(self, grant: scheduler.Grant) -> Workload:
         found = [self.gpus.devices.get(uuid) for uuid in grant.uuids]
@@ -305,19 +307,6 @@ class Runtime(Watchers):
             )
         )
 
-    async def launch(self, workload: Workload) -> None:
-        """Start a granted job."""
-        if await interruptions.gave_way(self, workload.id) or self.files.fetches_for(workload):
-            return
-        try:
-            await self.engine.start(launch_of(workload, self.settings, self.files.fetched(workload.id)))
-        except Exception:
-            log.exception("job %s could not be handed to the engine", workload.id)
-            await exits.not_started(self, workload.id)
-            return
-        if workload.id in self.to_stop or workload.id not in self.state.holding:  # while it was being started
-            await self.engine.stop(workload.id, grace_ms(workload, self.settings) / 1000)
-
     # ------------------------------------------------------------ engines
     def _on_engine(self, observation: Observation) -> None:
         if not self.closing:
@@ -334,6 +323,8 @@ class Runtime(Watchers):
             if workload is not None and workload.state in LIVE:
                 self.seen_active_ms[workload_id] = ran_until_ms(observation, workload.billed_from_ms, now_ms)
                 self.time.look_at(workload_id, now_ms + FIRST_LOOK_MS)
+            elif workload is not None and workload.state == "ended":  # nothing runs without a lease
+                await self.engine.stop(workload_id, 0)
         elif observation.state == "exited":
             await exits.exited(self, observation)
         elif observation.state == "absent":

@@ -62,7 +62,7 @@ def leave(state: State, want_id: str) -> tuple[Want, Batch, int] | None:
     lot = state.lot_of.get(want_id)
     if lot is None:
         return state.set_aside.pop(want_id, None)
-    place = next(place for place, each in enumerate(lot.wants) if each.id == want_id)
+    place = lot.place_of(want_id)
     want, number = lot.wants[place], lot.numbers[place]
     line = state.lines[want.gpu_type]
     remove(state, line, lot, place)

@@ -42,6 +42,11 @@ class Lot:
         self.gate: Gate | None = None
         self.score: Score = None
 
+    def place_of(self, want_id: str) -> int:
+        """Where a request stands in it."""
+        last = len(self.wants) - 1
+        return last if self.wants[last].id == want_id else [want.id for want in self.wants].index(want_id)
+
 
 Entry = tuple[Score, int, int, Lot]
 
@@ -162,7 +167,7 @@ class State:
         """The waiting request of this id, or None."""
         lot = self.lot_of.get(want_id)
         if lot is not None:
-            return next(want for want in lot.wants if want.id == want_id)
+            return lot.wants[lot.place_of(want_id)]
         return self.set_aside[want_id][0] if want_id in self.set_aside else None
 
     def knows(self, want_id: str) -> bool:
@@ -281,12 +286,10 @@ class State:
 
     def score(self, want: Want, batch: Batch, now_ms: int) -> Score:
         """Where a request stands: lower is earlier."""
-        likely_ms = want.expected_ms
-        return self.policy.score(
-            want,
-            self.predictor.likely_ms(batch, now_ms) if likely_ms is None else likely_ms,
-            self.standing(want),
-        )
+        likely_ms: float | None = want.expected_ms
+        if likely_ms is None:
+            likely_ms = self.predictor.likely_ms(batch, now_ms)
+        return self.policy.score(want, likely_ms, self.standing(want))
 
     def in_order(self, gpu_type: str, now_ms: int, pause: Pause = no_pause) -> list[Want]:
         """The waiting requests of a GPU type in the order in which they are to be served.

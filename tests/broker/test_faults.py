@@ -11,7 +11,7 @@ from fastgpu import models
 from fastgpu_hub.broker import lifecycle
 from fastgpu_hub.broker.idempotency import IdempotencyClaim
 from fastgpu_hub.broker.ports.store import StoreUnavailable
-from fastgpu_hub.broker.reconcile import find_problems
+from fastgpu_hub.broker.reconcile import find_problems, reconcile
 
 pytestmark = pytest.mark.asyncio
 H100 = "h100-80gb"
@@ -24,16 +24,57 @@ async def started(world, **changes):
     return lease
 
 
+def delayed(call, before):
+    """The call, before which whatever was put into a list is done first."""
+
+    async def first(*args):
+        while before:
+            await before.pop()()
+        return await call(*args)
+
+    return first
+
+
 # ---------------------------------------------------------------- grants and starts
 
 
 async def test_a_gpu_that_vanishes_while_it_is_granted_does_not_leak(world):
+    while await world.store.read(lambda uow: uow.setting("heartbeat_ms")) is None:
+        await asyncio.sleep(0.001)  # the first round of comparing would find the GPU again
     del world.broker.runtime.gpus.devices["GPU-0"]
     job = world.ok(await world.submit())
     assert (await world.broker.job(world.alice, job.id)).explanation.code == "capacity"
     assert world.broker.runtime.state.inventory.holder == {}
     await world.reconcile()
     assert (await world.broker.job(world.alice, job.id)).state is models.JobState.running
+
+
+async def test_a_start_that_failed_is_not_made_again_while_that_is_written_down(world, monkeypatch):
+    monkeypatch.setattr(world.broker.runtime, "persist", delayed(world.broker.runtime.persist, comparing := []))
+    start, starts = world.engine.start, []
+
+    async def fails_once(launch):
+        starts.append(launch.lease_id)
+        if len(starts) == 1:
+            comparing.append(lambda: reconcile(world.broker.runtime))
+            raise RuntimeError("no")
+        await start(launch)
+
+    monkeypatch.setattr(world.engine, "start", fails_once)
+    job = world.ok(await world.submit())
+    assert starts == [job.id]
+    assert (await world.broker.job(world.alice, job.id)).state is models.JobState.failed
+    assert (await world.engine.observe(job.id)).state == "absent"
+
+
+async def test_what_runs_after_its_end_is_stopped(world):
+    job = world.ok(await world.submit())
+    await world.broker.cancel_job(world.alice, job.id)
+    await world.settle_down()
+    ended = world.engine._jobs[job.id]
+    ended.seen = replace(ended.seen, state="running", ended_ms=None, ending=None, exit_code=None)
+    await world.broker.runtime.follow(ended.seen)
+    assert (await world.engine.observe(job.id)).state == "exited"
 
 
 async def test_a_held_gpu_that_vanishes_and_returns_is_given_out_again(world):
