@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import math
 import os
 import shutil
@@ -13,7 +14,7 @@ from typing import Any, BinaryIO
 
 from fastgpu_hub.broker.ports.world import FileEntry, Reported
 from fastgpu_hub.engines import orphans, safe_files
-from fastgpu_hub.engines.shepherd import boot_id, read_json, wall_ms, write_json
+from fastgpu_hub.engines.shepherd import boot_id, read_record, wall_ms, write_record
 
 
 def _take(lock: int) -> bool:
@@ -28,6 +29,8 @@ def _take(lock: int) -> bool:
     return False
 
 
+RECORDS = "records"
+_SAFELY = os.O_NOFOLLOW | os.O_CLOEXEC
 CHECKPOINTS = "checkpoints"
 CHECKPOINT_PREFIX = "@checkpoints/"  # in listings; no name that a job would choose for a folder of its own
 METRICS_FILE = "metrics.jsonl"
@@ -35,10 +38,10 @@ METRICS_END_BYTES = 2 * 1024 * 1024
 
 
 class JobFolder:
-    """``jobs/LEASE_ID``: ``launch.json shepherd.json started.json stop.json exit.json lock output.log work/ run/``.
+    """``jobs/LEASE_ID``: ``records stop.json output.log work/ run/``.
 
     All but ``work/`` (the job's files) and ``run/`` (where it reports progress) belong to the service. As long as
-    ``lock`` is held, somebody (this engine preparing it, or its shepherd) answers for the job.
+    ``records`` is locked, somebody (this engine preparing it, or its shepherd) answers for the job, and adds records.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,28 +51,49 @@ class JobFolder:
         self._name = str(path)  # joining texts is what is done most, and paths take their time
 
     def record(self, name: str) -> dict[str, Any] | None:
-        """``launch``, ``shepherd``, ``started``, ``stop`` or ``exit``; None when not (yet) written."""
-        return read_json(self._name, f"{name}.json")
+        """``launch``, ``shepherd``, ``started`` or ``exit``; None when not (yet) written."""
+        return read_record(self._records(), name)
+
+    def _records(self) -> bytes:
+        try:
+            with open(f"{self._name}/{RECORDS}", "rb", buffering=0) as file:
+                return file.read()
+        except OSError:
+            return b""
 
     def write(self, name: str, record: dict[str, Any], *, durable: bool = False) -> None:
-        """Write a record in one step."""
-        write_json(self._name, f"{name}.json", record, durable=durable)
+        """Add a record."""
+        records = os.open(f"{self._name}/{RECORDS}", os.O_WRONLY | os.O_APPEND | os.O_CREAT | _SAFELY, 0o600)
+        try:
+            write_record(records, name, record, durable=durable)
+        finally:
+            os.close(records)
+
+    def ask_to_stop(self, grace_ms: int) -> None:
+        """Note the grace of a stop, beside the records: whoever asks does not answer for the job."""
+        note = os.open(f"{self._name}/stop.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _SAFELY, 0o600)
+        try:
+            os.write(note, json.dumps({"grace_ms": grace_ms}).encode())
+        finally:
+            os.close(note)
 
     def known(self) -> bool:
         """Whether the job ever got so far that something of it may have run, or its failure was recorded."""
-        return os.path.exists(f"{self._name}/shepherd.json") or os.path.exists(f"{self._name}/exit.json")
+        records = self._records()
+        return read_record(records, "shepherd") is not None or read_record(records, "exit") is not None
 
     def create(self) -> int | None:
         """Make a fresh folder and take its lock; None when the job is known already or somebody has the lock."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(f"{self._name}/lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        lock = os.open(f"{self._name}/{RECORDS}", os.O_RDWR | os.O_APPEND | os.O_CREAT | _SAFELY, 0o600)
         if not _take(lock) or self.known():
             os.close(lock)
             return None
+        os.ftruncate(lock, 0)
         for entry in self.path.iterdir():  # left by an attempt that never came to run anything
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
-            elif entry.name != "lock":
+            elif entry.name != RECORDS:
                 entry.unlink()
         for folder in (self.work, self.progress_file.parent):
             folder.mkdir(mode=0o700)
@@ -78,7 +102,7 @@ class JobFolder:
     def locked(self) -> bool:
         """Whether somebody still answers for the job."""
         try:
-            fd = os.open(f"{self._name}/lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(f"{self._name}/{RECORDS}", os.O_RDONLY | _SAFELY)
         except FileNotFoundError:
             return False
         try:
@@ -91,7 +115,7 @@ class JobFolder:
 
     def last_sign_of_life_ms(self) -> int:
         """The shepherd's last heartbeat (at most 10 s before its end)."""
-        return (self.path / "lock").stat().st_mtime_ns // 1_000_000
+        return (self.path / RECORDS).stat().st_mtime_ns // 1_000_000
 
     def settle(self) -> dict[str, Any] | None:
         """How the job ended, once nobody answers for it any more: kills what an ended shepherd left behind.
@@ -145,7 +169,7 @@ class JobFolder:
 
     def say(self, chunk: bytes) -> None:
         """Add to the output, before anything of the job runs."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _SAFELY
         with contextlib.suppress(OSError):  # a full disk costs log lines, never the job
             log = os.open(self.path / "output.log", flags, 0o600)
             try:

@@ -119,7 +119,7 @@ def prepare(
     grace_ms: int,
     max_log_bytes: int,
 ) -> None:
-    """Fill a fresh job folder: input files and ``launch.json``. Blocks as long as copying takes.
+    """Fill a fresh job folder: input files and the record ``launch``. Blocks as long as copying takes.
 
     Raises CannotStart when something about the job is wrong, OSError when the disk is.
     """

@@ -1,17 +1,17 @@
 """Supervisor of jobs, one after the other, forked by ``fork_server.py``. Standard library only, imports none of ours.
 
 In a session of its own it outlasts the service and the fork server, and a job's processes cannot get away from it
-(child subreaper): it has no other job before none of them is left. It reads ``launch.json`` in the job's folder and
-writes, each in one rename:
+(child subreaper): it has no other job before none of them is left. It reads ``launch`` from the job's records and adds
 
-- ``shepherd.json`` before anything of the job runs: who supervises it, in which boot of the machine,
-- ``started.json`` once the command has been executed,
-- ``exit.json`` when no process of the job is left: exit code, ending, when.
+- ``shepherd`` before anything of the job runs: who supervises it, in which boot of the machine,
+- ``started`` once the command has been executed,
+- ``exit`` when no process of the job is left: exit code, ending, when.
 
-Open file 3 is the engine's socket. A message on it is a job: its folder, and its lock, which becomes open file 4 and is
-held by that mere open file until the end is recorded or this process is gone, whatever ends it. One byte back says that
-``started.json`` or ``exit.json`` is there. When the socket is closed, the service is gone: then it ends with its job.
-SIGTERM asks for a stop; ``stop.json`` may hold the grace for it. The modification time of the lock file is a heartbeat.
+Open file 3 is the engine's socket. A message on it is a job: its folder, and its file of records, which becomes open
+file 4 and is locked by that mere open file until the end is recorded or this process is gone, whatever ends it. One
+byte back says that ``started`` or ``exit`` is there. When the socket is closed, the service is gone: then it ends with
+its job. SIGTERM asks for a stop; ``stop.json`` may hold the grace for it. The time at which the records were modified
+is a heartbeat.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 CONTROL_FD = 3
-LOCK_FD = 4
+RECORDS_FD = 4
 MOST_PATH_BYTES = 8192
 HEARTBEAT_SECONDS = 10.0
 LEFTOVER_PAUSE_SECONDS = 0.2  # what ends by itself right after the command (a `tee`) is let finish
@@ -144,29 +144,44 @@ def end_all() -> None:
             time.sleep(KILL_ROUND_SECONDS)
 
 
-def write_json(folder: str, name: str, record: dict[str, Any], *, durable: bool = False) -> None:
-    """Write a record so that a reader sees all of it or nothing; ``durable`` also survives a power cut."""
-    temporary = os.path.join(folder, f".{name}.{os.getpid()}")
-    with open(temporary, "wb", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o600)) as file:
-        file.write(json.dumps(record).encode())
-        file.flush()
-        if durable:
-            os.fsync(file.fileno())
-    os.rename(temporary, os.path.join(folder, name))
+def write_record(records: int, name: str, record: dict[str, Any], *, durable: bool = False) -> None:
+    """Add a record to a file that was opened for appending; ``durable``: it also survives a power cut.
+
+    It begins a line of its own, whatever a write that was cut off has left.
+    """
+    line = f"\n{name} {json.dumps(record)}\n".encode()
+    while line:
+        line = line[os.write(records, line) :]
     if durable:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        os.fsync(fd)
-        os.close(fd)
+        os.fsync(records)
+
+
+def read_record(records: bytes, name: str) -> dict[str, Any] | None:
+    """The last whole record of a name in what :func:`write_record` has written; None when there is none."""
+    begin = records.rfind(f"\n{name} ".encode()) + 1
+    end = records.find(b"\n", begin)
+    return _parsed(records[begin + len(name) : end]) if begin and end > 0 else None
 
 
 def read_json(folder: str, name: str) -> dict[str, Any] | None:
-    """A record written by :func:`write_json`; None when there is none."""
+    """A file with one record; None when there is none."""
     try:
         with open(os.path.join(folder, name), "rb") as file:
-            record = json.load(file)
-            return record if isinstance(record, dict) else None
-    except (OSError, ValueError):
+            return _parsed(file.read())
+    except OSError:
         return None
+
+
+def _parsed(text: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(text)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _own_record(name: str) -> dict[str, Any] | None:
+    return read_record(os.pread(RECORDS_FD, os.fstat(RECORDS_FD).st_size, 0), name)
 
 
 def _prctl(option: int, value: int) -> None:
@@ -316,7 +331,7 @@ class Shepherd:
         self.limit_at = float("inf")
 
     def run(self) -> dict[str, Any]:
-        """Start the command, wait until nothing of it is left; the record for ``exit.json``."""
+        """Start the command, wait until nothing of it is left; the record of its end."""
         self._wake, wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
         try:
@@ -339,7 +354,7 @@ class Shepherd:
         started_ms, began = wall_ms(), elapsed_ms()
         self.limit_at = (began + self.launch["time_limit_ms"]) / 1000
         started = {"pid": self.root, "start_ticks": start_ticks(self.root), "at_ms": started_ms, "elapsed_ms": began}
-        write_json(self.folder, "started.json", started)
+        write_record(RECORDS_FD, "started", started)
         _tell()
         self.stop_asked = self.stop_asked or read_json(self.folder, "stop.json") is not None
         self._watch()
@@ -376,7 +391,7 @@ class Shepherd:
         while self._reap():
             now = _elapsed()
             if now >= heartbeat_at:
-                os.utime(LOCK_FD)
+                os.utime(RECORDS_FD)
                 heartbeat_at = now + HEARTBEAT_SECONDS
             wait = min(self._decide(now), heartbeat_at - now)
             for fd, _event in poll.poll(max(0.0, wait) * 1000):
@@ -451,15 +466,15 @@ def supervise(folder: str) -> None:
     job: Shepherd | None = None
     try:
         me = os.getpid()
-        launch = read_json(folder, "launch.json")
+        launch = _own_record("launch")
         if launch is None:
-            raise OSError("launch.json cannot be read")
+            raise OSError("the job's record cannot be read")
         job = Shepherd(folder, launch)
         record = {"pid": me, "start_ticks": start_ticks(me), "boot_id": boot_id(), "at_ms": wall_ms()}
-        write_json(folder, "shepherd.json", record | {"log_pipe": os.fstat(job.log.reader).st_ino})
+        write_record(RECORDS_FD, "shepherd", record | {"log_pipe": os.fstat(job.log.reader).st_ino})
         result = job.run()
     except Exception as error:
-        started = read_json(folder, "started.json") or {}
+        started = _own_record("started") or {}
         end_all()
         ending = "killed" if started else "failed_to_start"
         result = {"ending": ending, "exit_code": None, "started_ms": started.get("at_ms"), "message": str(error)}
@@ -467,9 +482,7 @@ def supervise(folder: str) -> None:
     result.setdefault("ended_ms", wall_ms())
     while True:  # a full disk: the lock stays held, so nobody takes the job for lost
         try:
-            write_json(folder, "exit.json", result, durable=True)
-            break
-        except FileNotFoundError:  # the whole folder was removed: nobody will ask
+            write_record(RECORDS_FD, "exit", result, durable=True)
             break
         except OSError:
             time.sleep(1)
@@ -489,7 +502,7 @@ def _next_job(control: socket.socket) -> str:
     message, files, _, _ = socket.recv_fds(control, MOST_PATH_BYTES, 1)
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     for lock in files:
-        os.dup2(lock, LOCK_FD, inheritable=False)
+        os.dup2(lock, RECORDS_FD, inheritable=False)
         os.close(lock)
     return os.fsdecode(message)
 
@@ -502,7 +515,7 @@ def main() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     control = socket.socket(fileno=CONTROL_FD)
     while True:
-        os.dup2(0, LOCK_FD, inheritable=False)  # /dev/null: lets go of the last lock, keeps other files off its number
+        os.dup2(0, RECORDS_FD, inheritable=False)  # /dev/null: lets go of the last lock, keeps the number
         folder = _next_job(control)
         if not folder:
             os._exit(0)

@@ -93,7 +93,7 @@ class Watch:
         # Before there is a folder to write to, the flag alone prevents the start.
         if self.folder.path.is_dir():
             try:
-                self.folder.write("stop", {"grace_ms": grace_ms})
+                self.folder.ask_to_stop(grace_ms)
             except OSError as error:  # the signal below still asks, with the usual grace
                 self._log.warning("job %s: cannot note the grace: %s", self.folder.path.name, error)
         with contextlib.suppress(ProcessLookupError):  # it has just ended

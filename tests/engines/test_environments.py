@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from fastgpu_hub.engines.job_folder import JobFolder
+
 pytestmark = pytest.mark.slow
 
 
@@ -120,7 +122,7 @@ async def test_no_code_of_a_package_runs_while_it_is_installed(
     while not made(locked):
         assert not (tmp_path / "ran").exists()
         await asyncio.sleep(0.02)
-    assert not (tmp_path / "ran").exists() or locked.folder.joinpath("jobs/j1/started.json").exists()
+    assert not (tmp_path / "ran").exists() or JobFolder(locked.folder / "jobs/j1").record("started")
     assert (await locked.until("exited")).exit_code == 0
     assert (tmp_path / "ran").exists()
     await locked.locked("sdist==1.0\n", "j2")

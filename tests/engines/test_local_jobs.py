@@ -141,8 +141,8 @@ socket.socket(socket.AF_UNIX).bind('socket')
     assert await bench.run(code) == ""
     assert [(f.path, f.size_bytes) for f in bench.engine.files("j1")] == [("sub/deep/good", 4)]
     assert bench.engine.read_file("j1", "sub/deep/good") == b"good"
-    outside = ["link", "folder/secret", "inner/deep/good", "hard", "pipe", "socket", "sub", "../launch.json"]
-    outside += [str(secret), "sub/../sub/deep/good", "./sub/deep/good", "%2e%2e/launch.json", "sub/deep/good/", "x\0y"]
+    outside = ["link", "folder/secret", "inner/deep/good", "hard", "pipe", "socket", "sub", "../records"]
+    outside += [str(secret), "sub/../sub/deep/good", "./sub/deep/good", "%2e%2e/records", "sub/deep/good/", "x\0y"]
     for path in outside:
         assert bench.engine.read_file("j1", path) is None, path
 
@@ -200,7 +200,7 @@ async def test_records_and_inputs_are_the_service_s_alone(bench: Any) -> None:
     await bench.run("pass", environment={"TOKEN": "of the student"}, inputs={"a": sha256})
     root = bench.folder
     assert (root / "blobs" / sha256).stat().st_mode & 0o777 == 0o600
-    for name in ("launch.json", "output.log", "exit.json", "lock"):
+    for name in ("output.log", "records"):
         assert (root / "jobs/j1" / name).stat().st_mode & 0o777 == 0o600
     for folder in (root, root / "jobs", root / "jobs/j1", root / "jobs/j1/work"):
         assert folder.stat().st_mode & 0o777 == 0o700
@@ -230,7 +230,7 @@ async def test_a_job_runs_as_its_owner_and_reaches_only_its_own(system_bench: An
 i=$(id -u -n); echo "$i $(id -G -n) $USER $HOME"
 cat data/in.txt
 echo new > data/out.txt; echo 0.5 > "$FASTGPU_PROGRESS_FILE"
-for f in ../launch.json ../exit.json ../output.log ../lock ../shepherd.json ../../../blobs/*; do
+for f in ../records ../output.log ../../../blobs/*; do
   (cat $f; echo x > $f) 2>/dev/null && echo "reached $f"
 done
 ls .. ../.. ../../../blobs 2>/dev/null && echo listed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import time
@@ -48,7 +47,7 @@ async def test_a_job_that_ended_while_the_service_was_away_is_reported_on_openin
 
     def meanwhile() -> None:
         (bench.work() / "go").touch()
-        while not (bench.folder / "jobs/j1/exit.json").exists():
+        while JobFolder(bench.folder / "jobs/j1").record("exit") is None:
             time.sleep(0.01)
         time.sleep(0.05)
 
@@ -64,7 +63,7 @@ async def test_the_time_limit_holds_while_the_service_is_away(bench: Any) -> Non
     await bench.until("running")
 
     def meanwhile() -> None:
-        while not (bench.folder / "jobs/j1/exit.json").exists():
+        while JobFolder(bench.folder / "jobs/j1").record("exit") is None:
             time.sleep(0.01)
         time.sleep(0.05)
 
@@ -95,7 +94,7 @@ async def test_a_job_that_ran_when_the_machine_was_restarted_is_known_gone(bench
         while (process := process_table().get(shepherd["pid"])) is not None and not process.dead:
             time.sleep(0.01)
         folder.write("shepherd", shepherd | {"boot_id": "an earlier boot"})
-        os.utime(folder.path / "lock", (2_000_000, 2_000_000))
+        os.utime(folder.path / "records", (2_000_000, 2_000_000))
 
     await bench.restart(meanwhile)
     exited = await bench.until("exited")
@@ -107,8 +106,9 @@ async def test_a_start_that_was_cut_off_before_anything_ran_is_absent_and_can_be
     folder = bench.folder / "jobs" / "j1"
     (folder / "work" / "data").mkdir(parents=True)
     (folder / "work" / "data" / "half").write_text("half an input")
-    (folder / "lock").touch()
-    (folder / "launch.json").write_text(json.dumps({"argv": ["/bin/false"]}))
+    JobFolder(folder).write("launch", {"argv": ["/bin/false"]})
+    cut_off = '\nshepherd {"pid": 1, "start_ti'  # the machine went away while this was written
+    (folder / "records").write_text((folder / "records").read_text() + cut_off)
     await bench.engine.close()
     await bench.open()
     assert bench.known == []
