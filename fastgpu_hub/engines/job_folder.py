@@ -84,20 +84,29 @@ class JobFolder:
 
     def create(self) -> int | None:
         """Make a fresh folder and take its lock; None when the job is known already or somebody has the lock."""
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            os.mkdir(self._name, 0o700)
+            fresh = True
+        except FileExistsError:
+            fresh = False
         lock = os.open(f"{self._name}/{RECORDS}", os.O_RDWR | os.O_APPEND | os.O_CREAT | _SAFELY, 0o600)
-        if not _take(lock) or self.known():
+        if not _take(lock) or (os.fstat(lock).st_size and self.known()):
             os.close(lock)
             return None
-        os.ftruncate(lock, 0)
-        for entry in self.path.iterdir():  # left by an attempt that never came to run anything
+        if not fresh:
+            self._empty(lock)
+        os.mkdir(self.work, 0o700)
+        os.mkdir(self.progress_file.parent, 0o700)
+        return lock
+
+    def _empty(self, records: int) -> None:
+        """Remove what an attempt left that never came to run anything."""
+        os.ftruncate(records, 0)
+        for entry in self.path.iterdir():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             elif entry.name != RECORDS:
                 entry.unlink()
-        for folder in (self.work, self.progress_file.parent):
-            folder.mkdir(mode=0o700)
-        return lock
 
     def locked(self) -> bool:
         """Whether somebody still answers for the job."""
