@@ -6,7 +6,7 @@ For ``scheduler.handle`` alone; nothing else calls them.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 
 from fastgpu_hub.scheduling import gates
 from fastgpu_hub.scheduling.policies import Want
@@ -111,7 +111,7 @@ def hold(state: State, want: Want, batch: Batch, number: int, now_ms: int, likel
     """A request holds devices from now on; ``likely_ms`` of use is noted to its owner at once."""
     running = Running(want, batch, number, now_ms, state.told.pop(want.id, None))
     state.holding[want.id] = running
-    state.predictor.started(batch, want.id, now_ms)
+    batch.running[want.id] = now_ms
     for key, _ in want.limits:
         state.held_per_key[key] += want.gpu_count
     if want.kind == "server":
@@ -127,13 +127,12 @@ def hold(state: State, want: Want, batch: Batch, number: int, now_ms: int, likel
         running.noted = state.shares[want.gpu_type].add(want.owner, account, likely_ms * want.gpu_count, now_ms)
 
 
-def release(state: State, running: Running, ran_ms: float, now_ms: int) -> list[Line]:
+def release(state: State, running: Running, ran_ms: float, now_ms: int) -> Iterable[Line]:
     """Free what a request holds; returns the lines that may go on because of it."""
     want = running.want
     del state.holding[want.id]
     state.inventory.give_back(want.id)
     line = state.lines[want.gpu_type]
-    lines = {want.gpu_type: line}
     for key, _ in want.limits:
         state.held_per_key[key] -= want.gpu_count
         if not state.held_per_key[key]:
@@ -151,12 +150,15 @@ def release(state: State, running: Running, ran_ms: float, now_ms: int) -> list[
     if line.size:
         for lot in state.lots_of.get(running.batch, ()):
             state.improve(line, lot, now_ms)
+    if not want.limits:
+        return (line,)
+    if state.policy.backfill == "conservative":  # which looks at everybody, limited or not
+        return state.lines.values()
+    lines = {line: None}
     for key, _ in want.limits:
         if key in state.blocked:
-            lines |= {its_line.gpu_type: its_line for its_line in gates.opened(state, key, now_ms)}
-    if want.limits and state.policy.backfill == "conservative":  # which looks at everybody, limited or not
-        lines |= state.lines
-    return list(lines.values())
+            lines |= dict.fromkeys(gates.opened(state, key, now_ms))
+    return lines
 
 
 def _restand(state: State, line: Line, want: Want, now_ms: int) -> None:

@@ -167,7 +167,7 @@ class Inventory:
         parts = self._held.setdefault(who, [])
         for _, known, positions in parts:
             if known is node:
-                positions.append(position)
+                insort(positions, position)
                 return
         parts.append((pool, node, [position]))
 
@@ -303,7 +303,6 @@ class Inventory:
                 free += positions
                 free.sort()
             else:
-                positions.sort()
                 node.free = positions
             pool.moved(node, before, before + len(positions))
 

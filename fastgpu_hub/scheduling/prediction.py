@@ -126,7 +126,7 @@ class Predictor:
             if len(self._batches) >= MOST_BATCHES:
                 self._forget_batches()
             cells = self._cells_of(want, now_ms) if batch is None else batch.cells
-            batch = self._batches[key] = self._new(want, cells)
+            batch = self._batches[key] = self._new(want, cells, now_ms)
         batch.last_ms = now_ms
         return batch
 
@@ -147,9 +147,10 @@ class Predictor:
             self._cells = dict(known[-MOST_CELLS // 2 :])
         return cells
 
-    def _new(self, want: Described, cells: list[Cell]) -> Batch:
+    def _new(self, want: Described, cells: list[Cell], now_ms: int) -> Batch:
         mu, variance, known, shrinkage = 0.0, FIRST_VARIANCE, False, self.shrinkage
         for cell in cells:
+            cell.last_ms = now_ms
             weight = cell.weight
             if weight > 0:
                 spread = cell.square - cell.mean * cell.mean
@@ -198,10 +199,6 @@ class Predictor:
         """What is to be told of a member of a batch."""
         return self.interval(*self.told(batch, now_ms), batch.limit_ms)
 
-    def started(self, batch: Batch, want_id: str, now_ms: int) -> None:
-        """A member of a batch runs."""
-        batch.running[want_id] = now_ms
-
     def ended(self, batch: Batch, want_id: str, ran_ms: int, told: tuple[float, float] | None = None) -> None:
         """A member of a batch has run for so long. ``told``: mean and deviation of what was predicted for it."""
         batch.running.pop(want_id, None)
@@ -215,14 +212,12 @@ class Predictor:
         # The whole of a batch weighs little more than its first run: a thousand alike are one experience.
         weight = 1.0 / count if count < 50 else 0.02
         decay = self.decay**weight
-        last_ms = batch.last_ms
+        square = log_ms * log_ms
         for cell in batch.cells:
-            cell.last_ms = last_ms
-            old = cell.weight * decay
-            cell.weight = total = old + weight
+            cell.weight = total = cell.weight * decay + weight
             share = weight / total
             cell.mean += share * (log_ms - cell.mean)
-            cell.square += share * (log_ms * log_ms - cell.square)
+            cell.square += share * (square - cell.square)
 
     def remember(self, want: Described, requested_ms: int, ran_ms: int) -> None:
         """A run of the past."""

@@ -95,7 +95,8 @@ def _unfenced(state: State, event: Unfenced) -> list[Instruction]:
 
 def _arrived(state: State, event: Arrived) -> list[Instruction]:
     want, now_ms = event.want, event.at_ms
-    if state.knows(want.id):
+    want_id = want.id
+    if want_id in state.lot_of or want_id in state.holding or want_id in state.set_aside:
         raise ValueError(f"{want.id} is already known")
     batch = state.predictor.batch_of(want, now_ms)
     if want.expected_ms is None:

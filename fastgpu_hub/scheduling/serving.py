@@ -49,7 +49,8 @@ def serve_all(state: State, lines: Iterable[Line], now_ms: int) -> list[Instruct
     """Start what can be started on several GPU types."""
     orders: list[Instruction] = []
     for line in lines:
-        orders += serve(state, line, now_ms)
+        if line.size:
+            orders += serve(state, line, now_ms)
     return orders
 
 
@@ -136,8 +137,8 @@ class _Serving:
                 self._renew(lane, heap)
 
     def _has_room(self, lane: int) -> bool:
-        pool, count = self.pool, abs(lane)
-        return bool(pool.mask >> count if count <= pool.widest else pool.mask >> pool.widest & 1)
+        pool, count = self.pool, lane if lane > 0 else -lane
+        return pool.mask >> (count if count < pool.widest else pool.widest) != 0
 
     def _renew(self, lane: int, heap: list[Entry]) -> None:
         entry = self.state.top(self.line, heap, self.now_ms)

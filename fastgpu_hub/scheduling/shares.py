@@ -57,7 +57,8 @@ class Shares:
 
     def share(self, owner: str) -> float:
         """A person's part of all recent use, 0–1."""
-        return max(0.0, self._used.get(owner, 0.0)) / self.total if self.total > 0 else 0.0
+        used = self._used.get(owner, 0.0)
+        return used / self.total if used > 0.0 and self.total > 0.0 else 0.0
 
     def owner_use(self, owner: str) -> float:
         """Decayed use of a person, to be compared with others'."""

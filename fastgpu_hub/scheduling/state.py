@@ -219,7 +219,7 @@ class State:
             return math.inf if want.duration_ms is None else float(want.duration_ms)
         if self.policy.times == "requested" and want.duration_ms is not None:
             return want.duration_ms
-        return self.likely_ms(want, batch, now_ms)
+        return self.predictor.likely_ms(batch, now_ms) if want.expected_ms is None else want.expected_ms
 
     def ends_ms(self, running: Running, now_ms: int, strict: bool = False) -> float:
         """When a running request is expected to end, later than now; ``strict``: at the latest, where it has a limit.

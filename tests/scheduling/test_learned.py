@@ -78,7 +78,7 @@ def test_a_batch_of_which_something_runs_is_not_forgotten(monkeypatch):
     predictor = Predictor()
     sweep = Want("s", "p", H100, 1, 0, batch="a-1")
     first = predictor.batch_of(sweep, 0)
-    predictor.started(first, "s", 0)
+    first.running["s"] = 0
     for number in range(50):
         predictor.batch_of(Want(f"j{number}", "p", H100, 1, 0, similar=f"cell:{number}"), number)
     assert predictor.batch_of(sweep, 60) is first
