@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 from sqlalchemy import text
+
+from fastgpu_hub.store.unit_of_work import SqlUnitOfWork
+
+DAY_MS = 86_400_000
 
 
 class Books:
@@ -56,3 +62,33 @@ class Books:
             if amount:
                 return False
         return True
+
+
+def check_kept(kept, connection) -> None:
+    """What the writer has at hand is what it would read."""
+    rows = SqlUnitOfWork(connection)
+    for sums, ask in ((kept.charged, rows.charged), (kept.held, rows.held)):
+        for known in sums._known.values():
+            for key, total in known.items():
+                assert ask(key.scope, key.from_ms, key.until_ms) == total, key
+    assert {who: rows.workload(who) for who in kept.workloads} == kept.workloads
+    assert {who: rows.open_hold(who) for who in kept.holds} == kept.holds
+
+
+def check_rolling(books, owner, limit) -> None:
+    """In no day, wherever it begins, does a member of the class spend more than the limit."""
+    rows = [t for t in books.kept if t["debit"] == "class:cs101"] + [
+        h for h in books.held if h["account"] == "class:cs101"
+    ]
+    mine = [row for row in rows if row["owner"] == owner]
+    for end_ms in {row["until_ms"] for row in mine}:
+        begin_ms = end_ms - DAY_MS
+        inside = Fraction(0)
+        for row in mine:
+            length = row["until_ms"] - row["from_ms"]
+            if length == 0:
+                inside += row["amount_micros"] if begin_ms < row["from_ms"] <= end_ms else 0
+            else:
+                overlap = min(row["until_ms"], end_ms) - max(row["from_ms"], begin_ms)
+                inside += Fraction(row["amount_micros"] * max(0, overlap), length)
+        assert inside <= limit + len(mine)  # amounts are rounded per line, the overlap is not
