@@ -17,7 +17,6 @@ from fastgpu_hub.broker.ports.world import Clock
 from fastgpu_hub.broker.settings import Settings
 from fastgpu_hub.pricing.explain import Explained
 from fastgpu_hub.scheduling import scheduler
-from fastgpu_hub.scheduling.inventory import Device
 from fastgpu_hub.scheduling.overview import Overview, overview
 from fastgpu_hub.scheduling.parts import in_parts
 from fastgpu_hub.scheduling.policies import Want, policy_of
@@ -34,7 +33,7 @@ HISTORY = 5000
 HISTORY_PART = 250
 
 
-def history(uow: UnitOfWork, rules: Rules) -> list[tuple[Want, int, int]]:
+def history(uow: UnitOfWork, rules: Rules) -> tuple[tuple[Want, int, int], ...]:
     """The latest workloads that have ended and tell how long such ones run, oldest first: as the scheduler saw them,
     when they were requested, how long they ran.
 
@@ -50,7 +49,7 @@ def history(uow: UnitOfWork, rules: Rules) -> list[tuple[Want, int, int]]:
         ]
         if len(ended) < HISTORY_PART:
             break
-    return past[::-1]
+    return tuple(past[::-1])
 
 
 def tells_run_time(workload: Workload | None) -> bool:
@@ -77,11 +76,6 @@ class Queue:
         with self._lock:
             self.state, orders = scheduler.handle(self.state, event)
         return orders
-
-    def vanished(self, device: Device) -> None:
-        """A device that somebody holds is not found."""
-        with self._lock:
-            self.state.inventory.add_vanished(device)
 
     @property
     def view(self) -> Overview:
@@ -146,11 +140,6 @@ class Queue:
         with self._lock:
             want = self.state.waiting(workload_id)
             return sooner(self.state, want, now_ms, limits_by_type) if want is not None else ()
-
-    def learn(self, past: Iterable[tuple[Want, int, int]]) -> None:
-        """Learn run times from workloads that have ended, oldest first; before anything else is told."""
-        for want, requested_ms, ran_ms in past:
-            self.state.predictor.remember(want, requested_ms, ran_ms)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -98,7 +98,8 @@ class Runtime(Watchers):
         rules, active, seen_ms = await self.store.read(
             lambda uow: (Rules.load(uow), uow.workloads(states=ACTIVE), uow.setting("heartbeat_ms_by_workload") or {})
         )
-        self.queue.learn(await self.store.read(lambda uow: history(uow, rules)))
+        past = await self.store.read(lambda uow: history(uow, rules))
+        self.feed(scheduler.Remembered(past, self.clock.now_ms()))
         hindered = await self.store.read(lambda uow: hindrances(uow, active, self.clock.now_ms()))
         heartbeat_ms = await self.store.read(lambda uow: uow.setting("heartbeat_ms"))
         await tell_of_clock(self.store, active, heartbeat_ms, self.clock.now_ms())
@@ -204,9 +205,8 @@ class Runtime(Watchers):
         """A workload holds GPUs by the store: so it does here, even where they are not found."""
         now_ms = self.clock.now_ms()
         for uuid in workload.gpu_uuids:
-            if uuid in self.state.inventory.devices:
-                continue
-            self.queue.vanished(Device(uuid, workload.gpu_type, workload.node))
+            if uuid not in self.state.inventory.devices:
+                self.feed(scheduler.Vanished(Device(uuid, workload.gpu_type, workload.node), now_ms))
         since_ms = min(now_ms, workload.billed_from_ms or workload.granted_ms or now_ms)
         try:
             self.feed(scheduler.Resumed(want_of(workload, rules, now_ms), workload.gpu_uuids, since_ms, now_ms))

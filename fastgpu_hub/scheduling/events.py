@@ -19,6 +19,14 @@ class Discovered:
 
 
 @dataclass(frozen=True, slots=True)
+class Vanished:
+    """A device that is not found, though somebody holds it."""
+
+    device: Device
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Fenced:
     """A device must not be given out: lost, or its last holder is not known gone."""
 
@@ -105,6 +113,14 @@ class Weighed:
 
 
 @dataclass(frozen=True, slots=True)
+class Remembered:
+    """Runs of the past, oldest first: the request, when it was asked for, how long it ran in ms."""
+
+    runs: tuple[tuple[Want, int, int], ...]
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Foretold:
     """A waiting request was told that it will probably wait so long from now on."""
 
@@ -115,6 +131,7 @@ class Foretold:
 
 Event = (
     Discovered
+    | Vanished
     | Fenced
     | Unfenced
     | Arrived
@@ -125,6 +142,7 @@ Event = (
     | Reconsider
     | LimitsChanged
     | Weighed
+    | Remembered
     | Foretold
 )
 

@@ -27,8 +27,10 @@ from fastgpu_hub.scheduling.events import (
     Preempt,
     Progressed,
     Reconsider,
+    Remembered,
     Resumed,
     Unfenced,
+    Vanished,
     Weighed,
 )
 from fastgpu_hub.scheduling.serving import at_once, exceeded, serve, serve_all
@@ -48,9 +50,11 @@ __all__ = [
     "Preempt",
     "Progressed",
     "Reconsider",
+    "Remembered",
     "Resumed",
     "State",
     "Unfenced",
+    "Vanished",
     "Weighed",
     "exceeded",
     "handle",
@@ -74,6 +78,11 @@ def _discovered(state: State, event: Discovered) -> list[Instruction]:
     for line in state.lines.values():
         line.reservation = None
     return serve_all(state, state.lines.values(), event.at_ms)
+
+
+def _vanished(state: State, event: Vanished) -> list[Instruction]:
+    state.inventory.add_vanished(event.device)
+    return []
 
 
 def _fenced(state: State, event: Fenced) -> list[Instruction]:
@@ -201,6 +210,12 @@ def _weighed(state: State, event: Weighed) -> list[Instruction]:
     return []
 
 
+def _remembered(state: State, event: Remembered) -> list[Instruction]:
+    for want, requested_ms, ran_ms in event.runs:
+        state.predictor.remember(want, requested_ms, ran_ms)
+    return []
+
+
 def _foretold(state: State, event: Foretold) -> list[Instruction]:
     if event.id in state.lot_of:
         state.foretold.setdefault(event.id, (event.at_ms, event.wait_ms))
@@ -212,9 +227,11 @@ _HANDLERS: dict[type, Callable[[State, Any], list[Instruction]]] = {
     Fenced: _fenced,
     Foretold: _foretold,
     Unfenced: _unfenced,
+    Vanished: _vanished,
     Arrived: _arrived,
     Resumed: _resumed,
     Progressed: _progressed,
+    Remembered: _remembered,
     Gone: _gone,
     Declined: _declined,
     Reconsider: _reconsider,

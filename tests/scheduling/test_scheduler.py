@@ -120,6 +120,24 @@ def test_a_held_device_that_vanished_is_well_again_when_it_returns(desk):
     assert d.state.inventory.count(H100) == (2, 2)
 
 
+def test_a_device_that_is_held_and_not_found_is_counted_to_its_holder_and_given_to_nobody(desk):
+    d = desk()
+    d.find(1)
+    d.feed(s.Vanished, Device("gone", H100, "b"))
+    d.feed(s.Resumed, Want("a", "o", H100, 1, 0), ("gone",), 0)
+    assert d.state.inventory.holder == {"gone": "a"}
+    d.end("a")
+    assert d.state.inventory.count(H100) == (1, 1)
+
+
+def test_runs_of_the_past_tell_how_long_the_next_one_takes(desk):
+    d = desk()
+    d.feed(s.Remembered, tuple((Want(f"r{n}", "o", H100, 1, n, similar="train"), n * 10**8, 90_000) for n in range(9)))
+    d.ask("a", owner="o", similar="train")
+    running = d.state.batch_of("a")
+    assert 60_000 < d.state.predictor.likely_ms(running, d.now_ms) < 135_000
+
+
 def test_best_fit_leaves_the_larger_gap_and_load_balance_takes_it(desk):
     nodes = {}
     for policy in ("default", "load-balance"):
