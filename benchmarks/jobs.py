@@ -187,7 +187,8 @@ def main() -> None:
     parser.add_argument(
         "--jupyter-scheduler-python",
         metavar="PYTHON",
-        help="a Python that has jupyter-scheduler, or the word install: into a temporary environment (default: none)",
+        help="a Python that has jupyter-scheduler (default: this one, if it has), or the word install: into a temporary "
+        "environment",
     )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object on the last line")
     chosen = parser.parse_args()
@@ -198,16 +199,15 @@ def main() -> None:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fastgpu-bench-") as name:
         folder = Path(name)
-        python = None
+        python = Path(chosen.jupyter_scheduler_python or sys.executable)
         if chosen.jupyter_scheduler_python == INSTALL:
             say("installing jupyter-scheduler")
             python = jobs_notebooks.install(folder / "venv")
-        elif chosen.jupyter_scheduler_python:
-            python = Path(chosen.jupyter_scheduler_python)
-        if python is not None and jobs_notebooks.version(python) is None:
+        there = jobs_notebooks.version(python) is not None
+        if chosen.jupyter_scheduler_python and not there:
             raise SystemExit(f"{python} has no jupyter-scheduler")
-        left_out = absent(python)
-        found = figures(run(folder, size, python), left_out)
+        left_out = absent(python if there else None)
+        found = figures(run(folder, size, python if there else None), left_out)
     say(f"{table(found)}\n{time.monotonic() - began:.0f} s in all, {os.cpu_count()} processors")
     if left_out:
         say(f"left out, not installed: {', '.join(left_out)}")
