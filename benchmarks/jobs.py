@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument(
         "--jupyter-scheduler-python",
         metavar="PYTHON",
-        help="a Python that has jupyter-scheduler (default: this one, if it has), or the word install: into a temporary "
+        help="a Python with jupyter-scheduler (default: this one, if it has it), or the word install: into a temporary "
         "environment",
     )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object on the last line")

@@ -88,6 +88,7 @@ class Money(RuleBasedStateMachine):
     def teardown(self) -> None:
         event.remove(self.connection, "before_cursor_execute", self._statement)
         self.connection.execute(text("ROLLBACK TO SAVEPOINT example"))
+        self.connection.execute(text("RELEASE SAVEPOINT example"))  # else the next one would lie within it
 
     def _statement(self, *_) -> None:
         self.statements += 1
@@ -106,6 +107,7 @@ class Money(RuleBasedStateMachine):
             self.inside = False
             self.kept.forget()
             self.connection.execute(text("ROLLBACK TO SAVEPOINT step"))
+            self.connection.execute(text("RELEASE SAVEPOINT step"))
             if isinstance(error, Refusal):
                 self.justify(error.refused)
             return None
