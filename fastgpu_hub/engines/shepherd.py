@@ -264,8 +264,10 @@ def _replace_by(argv: list[str], environment: dict[str, str]) -> None:
     lacks: OSError | None = None
     found: OSError | None = None
     for folder in folders:
+        path = os.path.join(folder, argv[0])
         try:
-            os.execve(os.path.join(folder, argv[0]), argv, environment)  # noqa: S606  the point of it: no shell
+            os.stat(path)  # costs nothing beside an execve that fails
+            os.execve(path, argv, environment)  # noqa: S606  the point of it: no shell
         except (FileNotFoundError, NotADirectoryError) as error:
             lacks = error
         except OSError as error:
