@@ -38,6 +38,12 @@ def test_the_migrated_schema_is_the_one_the_tables_describe(database_url: str) -
     engine.dispose()
 
 
+def test_each_script_is_named_after_its_revision_and_follows_the_one_before() -> None:
+    scripts = list(ScriptDirectory.from_config(migrate.alembic_config()).walk_revisions())[::-1]
+    assert [script.revision for script in scripts] == migrate.revisions()
+    assert [script.down_revision for script in scripts] == [None, *migrate.revisions()[:-1]]
+
+
 def _rules(connection: Connection) -> dict[str, Any]:
     """What autogenerate does not look at: CHECK constraints, key columns and names, index conditions."""
     look = inspect(connection)
