@@ -157,7 +157,7 @@ def write_record(records: int, name: str, record: dict[str, Any], *, durable: bo
 
 
 def read_record(records: bytes, name: str) -> dict[str, Any] | None:
-    """The last whole record of a name in what :func:`write_record` has written; None when there is none."""
+    """The latest record of a name in what :func:`write_record` has written; None when there is none, or half of it."""
     begin = records.rfind(f"\n{name} ".encode()) + 1
     end = records.find(b"\n", begin)
     return _parsed(records[begin + len(name) : end]) if begin and end > 0 else None

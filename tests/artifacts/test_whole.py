@@ -14,11 +14,11 @@ from fastgpu import models
 from fastgpu_hub.artifacts import JobFiles
 from fastgpu_hub.broker.actors import Actor
 from fastgpu_hub.broker.broker import Broker
-from fastgpu_hub.broker.ports.world import HubUser
 from fastgpu_hub.engines.local import LocalEngine
 from fastgpu_hub.probes.simulated import SimulatedProbe
 from fastgpu_hub.service.clock import SystemClock
 from fastgpu_hub.store import open_store
+from tests.jobs_only_hub import JobsOnlyHub
 
 pytestmark = pytest.mark.slow
 ALICE, ADMIN = Actor("alice"), Actor("root", admin=True)
@@ -32,19 +32,6 @@ pathlib.Path('scratch').write_text('not kept')
 print('trained')
 """
 EVALUATE = "import pathlib; print('got', pathlib.Path('in/weights.json').read_text())"
-
-
-class Hub:
-    async def user(self, name: str) -> HubUser | None:
-        return HubUser(name)
-
-    async def class_members(self, name: str) -> list[str] | None:
-        return None
-
-    async def server_active(self, owner: str, server_name: str) -> bool:
-        return False
-
-    async def stop_server(self, owner: str, server_name: str) -> None: ...
 
 
 async def ended(broker: Broker, job_id: str) -> models.Job:
@@ -85,7 +72,7 @@ async def test_a_job_fetches_trains_in_its_environment_and_the_next_one_goes_on_
         state_dir=str(tmp_path / "engine"), pip_options=["--no-index", f"--find-links={wheels}"], stop_jobs_on_exit=True
     )
     store = open_store(f"sqlite:///{tmp_path}/fastgpu.sqlite")
-    broker = Broker(store, engine, SimulatedProbe(2), Hub(), SystemClock(), files=files)
+    broker = Broker(store, engine, SimulatedProbe(2), JobsOnlyHub(), SystemClock(), files=files)
     await broker.start()
     try:
         await broker.set_price(ADMIN, models.PriceSet(gpu_type="h100-80gb", per_start_micros=1000))

@@ -11,12 +11,12 @@ import pytest
 from fastgpu import models
 from fastgpu_hub.broker.actors import Actor
 from fastgpu_hub.broker.broker import Broker
-from fastgpu_hub.broker.ports.world import HubUser
 from fastgpu_hub.broker.settings import Settings
 from fastgpu_hub.engines.local import LocalEngine
 from fastgpu_hub.probes.simulated import SimulatedProbe
 from fastgpu_hub.service.clock import SystemClock
 from fastgpu_hub.store import open_store
+from tests.jobs_only_hub import JobsOnlyHub
 
 pytestmark = pytest.mark.slow
 ALICE, BOB, ADMIN = Actor("alice"), Actor("bob"), Actor("root", admin=True)
@@ -35,19 +35,6 @@ signal.signal(signal.SIGTERM, save)
 print("trains", flush=True)
 time.sleep(60)
 """
-
-
-class Hub:
-    async def user(self, name: str) -> HubUser | None:
-        return HubUser(name)
-
-    async def class_members(self, name: str) -> list[str] | None:
-        return None
-
-    async def server_active(self, owner: str, server_name: str) -> bool:
-        return False
-
-    async def stop_server(self, owner: str, server_name: str) -> None: ...
 
 
 async def job(broker: Broker, actor: Actor, job_id: str) -> models.Job:
@@ -83,7 +70,7 @@ async def test_a_spot_job_saves_gives_way_and_goes_on_where_it_was(tmp_path: Pat
     store = open_store(f"sqlite:///{tmp_path}/fastgpu.sqlite")
     engine = LocalEngine(state_dir=str(tmp_path / "engine"), stop_jobs_on_exit=True)
     settings = Settings(stop_grace_seconds=10)
-    broker = Broker(store, engine, SimulatedProbe(2), Hub(), SystemClock(), settings)
+    broker = Broker(store, engine, SimulatedProbe(2), JobsOnlyHub(), SystemClock(), settings)
     await broker.start()
     try:
         await broker.set_price(ADMIN, models.PriceSet(gpu_type="h100-80gb", per_gpu_hour_micros=3_600_000_000))
